@@ -1,0 +1,143 @@
+"""What every noisy neuron has: its noise level, its noise, and the hook for a learner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RecordingError, SwapError
+from .functional import perturb
+
+
+class Recorder(Protocol):
+    """What a learner puts into a neuron while it records: the source of the noise."""
+
+    def perturb(
+        self,
+        neuron: NoisyNeuron,
+        current: Tensor,
+        step: int | None,
+        charge: Callable[[], Tensor],
+        gain: float,
+        local: tuple[Tensor, ...],
+    ) -> Tensor:
+        """Returns `u = m + sigma * eps`, cut off from autograd, and remembers `eps`."""
+        ...
+
+
+class NoisyNeuron(nn.Module):
+    """Mixin that adds Gaussian noise to the membrane of a framework's spiking neuron.
+
+    Attributes:
+        sigma: Noise level in units of the membrane; a scalar, or a tensor that broadcasts to
+            the current without its batch dimension. It is a non-persistent buffer, so
+            the `state_dict` of the framework's neuron is kept as it is.
+        noise: Whether noise is added. On by default, in training and in inference;
+            `noise_off` switches it off for a whole network.
+    """
+
+    sigma: Tensor
+    noise: bool = True
+    _recorder: Recorder | None = None
+
+    def _init_noise(self, sigma: float | Tensor, like: Tensor | None = None) -> None:
+        value = checked_sigma(sigma)
+        if like is not None:
+            value = value.to(like.device, like.dtype)
+        self.register_buffer("sigma", value, persistent=False)
+
+    def extra_repr(self) -> str:
+        sigma = self.sigma
+        shown = f"{sigma.item():.4g}" if sigma.numel() == 1 else f"tensor{tuple(sigma.shape)}"
+        return ", ".join(filter(None, [super().extra_repr(), f"sigma={shown}"]))
+
+    def _perturb(
+        self,
+        current: Tensor,
+        charge: Callable[[], Tensor],
+        gain: float = 1.0,
+        local: tuple[Tensor, ...] = (),
+        step: int | None = None,
+    ) -> Tensor:
+        """Charges the membrane and adds one draw of noise (Eq. 7).
+
+        Args:
+            current: Input current, (N, *), or (T, N, *) if `step` is given.
+            charge: Gives the drift `m` of shape (N, *).
+            gain: The factor of the current in the drift.
+            local: What enters the drift beside the current (old membrane, learnable decay).
+            step: Which time step of a multi-step `current` is charged.
+
+        Returns:
+            The membrane before it fires, (N, *). The one draw in it serves the spike, the
+            reset and the membrane that is carried over.
+        """
+        if self._recorder is not None:
+            if not self.noise:
+                raise RecordingError(
+                    "A NITLearner learns from the noise, but it is switched off. "
+                    "Leave noise_off() before learner.record()."
+                )
+            return self._recorder.perturb(self, current, step, charge, gain, local)
+        drift = charge()
+        return perturb(drift, self.sigma, torch.randn_like(drift)) if self.noise else drift
+
+    @contextmanager
+    def _cut(self) -> Iterator[None]:
+        """While a learner records, no graph runs through a neuron."""
+        if self._recorder is None:
+            yield
+            return
+        if not torch.is_grad_enabled():
+            raise RecordingError(
+                "learner.record() needs grad mode for whatever lies between two noisy layers. "
+                "Run the network inside it without torch.no_grad() or inference_mode()."
+            )
+        with torch.no_grad():
+            yield
+
+
+def checked_sigma(sigma: float | Tensor) -> Tensor:
+    """A copy of `sigma` as a floating-point tensor.
+
+    Raises:
+        SwapError: It is negative or not finite.
+    """
+    value = torch.as_tensor(sigma).detach().clone()
+    if not value.is_floating_point():
+        value = value.to(torch.get_default_dtype())
+    if not torch.isfinite(value).all() or (value < 0).any():
+        raise SwapError(f"sigma must be finite and not negative, got {sigma!r}.")
+    return value
+
+
+def noisy_neurons(net: nn.Module) -> dict[str, NoisyNeuron]:
+    """The noisy neurons of `net` by qualified name, each once, in order of registration."""
+    return {name: m for name, m in net.named_modules() if isinstance(m, NoisyNeuron)}
+
+
+@contextmanager
+def noise_off(net: nn.Module) -> Iterator[nn.Module]:
+    """Switches the noise of all noisy neurons in `net` off, and back to what it was at exit.
+
+    Example:
+        >>> import torch, snntorch
+        >>> from nit_snn import noise_off, swap_neurons
+        >>> net = swap_neurons(torch.nn.Sequential(snntorch.Leaky(beta=0.5)), sigma=1.0)
+        >>> with noise_off(net):
+        ...     spike, membrane = net(torch.tensor([[2.0, 0.5]]))
+        >>> membrane
+        tensor([[2.0000, 0.5000]])
+    """
+    before = {neuron: neuron.noise for neuron in noisy_neurons(net).values()}
+    try:
+        for neuron in before:
+            neuron.noise = False
+        yield net
+    finally:
+        for neuron, noise in before.items():
+            neuron.noise = noise

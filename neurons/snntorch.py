@@ -1,0 +1,74 @@
+"""Noisy neurons for snnTorch: subclasses of its own, with noise in the state function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..compat import require
+from .base import NoisyNeuron
+from .functional import leaky_charge
+
+require("snntorch", extra="snntorch")
+
+import snntorch as snn  # noqa: E402
+
+
+class NoisyLeaky(NoisyNeuron, snn.Leaky):
+    """`snntorch.Leaky` with Gaussian noise in its membrane.
+
+    `u_t = beta * u_{t-1} + I_t - reset + sigma * eps_t`; it fires when `u_t > threshold`. The same
+    `u_t` decides the spike, the next reset, and is returned as the membrane. Outside of
+    a learner's `record()`, autograd and the surrogate gradient work as in `snntorch.Leaky`.
+
+    Args:
+        beta: Decay of the membrane per step, as in `snntorch.Leaky`.
+        sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
+        **options: Every other option of `snntorch.Leaky`.
+
+    Shape:
+        Current and membrane (N, \\*), spikes (N, \\*).
+
+    Raises:
+        SwapError: sigma is negative or not finite.
+    """
+
+    def __init__(
+        self, beta: float | Tensor, *args: Any, sigma: float | Tensor = 1.0, **options: Any
+    ) -> None:
+        super().__init__(beta, *args, **options)
+        self._init_noise(sigma, like=self.beta if self.beta.is_floating_point() else None)
+
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+        with self._cut():
+            return super().forward(input_, mem)
+
+    def _base_state_function(self, input_: Tensor) -> Tensor:
+        mem, beta = self.mem, self.beta
+        return self._perturb(input_, lambda: leaky_charge(input_, mem, beta), local=(mem, beta))
+
+    def fire(self, mem: Tensor) -> Tensor:
+        if self._recorder is None:
+            # Surrogates return float32 whatever the membrane is; the next layer wants its dtype.
+            return super().fire(mem).to(mem.dtype)
+        if self.state_quant:
+            mem = self.state_quant(mem)
+        spike = self.spike_grad(mem - self.threshold).to(mem.dtype)
+        # A learnable factor belongs to the block behind the neuron, which has a graph.
+        with torch.set_grad_enabled(self.graded_spikes_factor.requires_grad):
+            return spike * self.graded_spikes_factor
+
+
+#: What `swap_neurons` puts in the place of each neuron of the framework.
+NOISY = {snn.Leaky: NoisyLeaky}
+
+def is_spiking(module: nn.Module) -> bool:
+    """Whether `module` is a neuron of this framework that fires, noisy or not."""
+    return any(kind.__module__.startswith("snntorch._neurons") for kind in type(module).__mro__)
+
+
+def reset_state(neuron: NoisyNeuron) -> None:
+    """Sets the membrane to its initial state, as if no input had been seen."""
+    neuron.reset_mem()  # type: ignore[operator]

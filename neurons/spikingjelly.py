@@ -1,0 +1,156 @@
+"""Noisy neurons for SpikingJelly: subclasses of its own nodes, in both step modes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..compat import require
+from ..synapses import register_synapse
+from ..synapses.conv import conv_gradient
+from ..synapses.linear import linear_gradient
+from .base import NoisyNeuron
+from .functional import hard_reset, if_charge, lif_charge, soft_reset
+
+require("spikingjelly", extra="spikingjelly")
+
+from spikingjelly.activation_based import layer  # noqa: E402
+from spikingjelly.activation_based import neuron as sj  # noqa: E402
+
+for _layer in (layer.Conv1d, layer.Conv2d, layer.Conv3d):
+    register_synapse(_layer)(conv_gradient)
+register_synapse(layer.Linear)(linear_gradient)
+
+
+class _NoisyNode(NoisyNeuron):
+    """Both step modes of a node, over one noisy step.
+
+    The multi-step path is replaced as well: the framework's own runs a fused operator in which
+    there is no place for noise.
+    """
+
+    v_threshold: float
+    v_reset: float | None
+    _memories: dict[str, Any]
+
+    def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def _gain(self) -> float:
+        return 1.0
+
+    def _step(
+        self, x: Tensor, v: Tensor, source: Tensor, step: int | None
+    ) -> tuple[Tensor, Tensor]:
+        h = self._perturb(source, lambda: self._charge(x, v), self._gain, (v,), step)
+        spike = self.surrogate_function(h - self.v_threshold).to(x.dtype)
+        carried = spike.detach() if self.detach_reset else spike
+        if self.v_reset is None:
+            return spike, soft_reset(h, carried, self.v_threshold)
+        return spike, hard_reset(h, carried, self.v_reset)
+
+    def _sequence(self, x_seq: Tensor, v: Tensor) -> tuple[Tensor, list[Tensor]]:
+        steps = x_seq.unbind(0)
+        spikes, membranes = [], []
+        with self._cut():
+            for t, x in enumerate(steps):
+                spike, v = self._step(x, v, x_seq, t)
+                spikes.append(spike)
+                membranes.append(v)
+            return torch.stack(spikes), membranes
+
+    def single_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        with self._cut():
+            spike, v = self._step(inputs[0], states[0], inputs[0], None)
+        return (spike,), (v, *states[1:])
+
+    def multi_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        spikes, membranes = self._sequence(inputs[0], states[0])
+        return (spikes,), (membranes[-1], *states[1:])
+
+    def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        states = self.materialize_states((x_seq,), tuple(self._memories.values()), "m")
+        spikes, membranes = self._sequence(x_seq, states[0])
+        self.v = membranes[-1]
+        self.v_seq = torch.stack(membranes) if self.store_v_seq else None
+        return spikes
+
+
+class NoisyIFNode(_NoisyNode, sj.IFNode):
+    """SpikingJelly's `IFNode` with Gaussian noise in its membrane.
+
+    `h_t = v_{t-1} + x_t + sigma * eps_t`; it fires when `h_t >= v_threshold`, and that same `h_t` is
+    reset and carried over. Outside of a learner's `record()` the surrogate gradient works as usual.
+
+    Args:
+        sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
+        **options: Every option of `spikingjelly.activation_based.neuron.IFNode`.
+
+    Shape:
+        (N, \\*) in step mode "s", (T, N, \\*) in step mode "m".
+
+    Raises:
+        SwapError: sigma is negative or not finite.
+    """
+
+    def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._init_noise(sigma)
+
+    def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
+        return if_charge(current, membrane)
+
+
+class NoisyLIFNode(_NoisyNode, sj.LIFNode):
+    """SpikingJelly's `LIFNode` with Gaussian noise in its membrane.
+
+    `h_t = m_t + sigma * eps_t`, where `m_t` is SpikingJelly's charge with or without `decay_input`
+    (see `nit_snn.neurons.functional.lif_charge`); it fires when `h_t >= v_threshold`, and that same
+    `h_t` is reset and carried over. Outside of a learner's `record()` the surrogate gradient works as
+    usual.
+
+    Args:
+        sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
+        **options: Every option of `spikingjelly.activation_based.neuron.LIFNode`.
+
+    Shape:
+        (N, \\*) in step mode "s", (T, N, \\*) in step mode "m".
+
+    Raises:
+        SwapError: sigma is negative or not finite.
+    """
+
+    def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._init_noise(sigma)
+
+    def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
+        return lif_charge(current, membrane, self.tau, self.decay_input, self.v_reset)
+
+    @property
+    def _gain(self) -> float:
+        return 1.0 / self.tau if self.decay_input else 1.0
+
+
+#: What `swap_neurons` puts in the place of each node of the framework.
+NOISY = {sj.IFNode: NoisyIFNode, sj.LIFNode: NoisyLIFNode}
+
+def is_spiking(module: nn.Module) -> bool:
+    """Whether `module` is a neuron of this framework that fires, noisy or not."""
+    return any(
+        kind.__module__.startswith("spikingjelly.activation_based.neuron")
+        and not kind.__name__.startswith("NonSpiking")
+        for kind in type(module).__mro__
+    )
+
+
+def reset_state(neuron: NoisyNeuron) -> None:
+    """Sets the membrane to its initial state, as if no input had been seen."""
+    neuron.reset()  # type: ignore[operator]

@@ -1,0 +1,14 @@
+"""Trains spiking neural networks from their noise: no surrogate gradient, no backpropagation through time.
+
+Swap the neurons of an snnTorch or SpikingJelly network for noisy ones, attach a `NITLearner`, and
+train with any torch optimizer and any loss.
+"""
+
+from importlib.metadata import version as _version
+
+from .learner import NITLearner
+from .neurons import noise_off
+from .swap import restore_neurons, swap_neurons
+
+__version__ = _version("nit-snn")
+__all__ = ["NITLearner", "noise_off", "restore_neurons", "swap_neurons"]

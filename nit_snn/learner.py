@@ -1,0 +1,409 @@
+"""NITLearner: attaches the likelihood-ratio learning rule to a network of noisy neurons."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary, ReferenceType, ref
+
+import torch
+from torch import Tensor, nn
+
+from . import baselines, rules
+from .compat import loaded_neuron_families
+from .errors import (
+    AttachError,
+    BiasWarning,
+    CheckpointError,
+    LossError,
+    NonFiniteLossError,
+    RecordingError,
+    UnreachedParameterWarning,
+)
+from .neurons.base import NoisyNeuron, noisy_neurons
+from .noise import ReplicaNoise
+from .recording import Expansion, Recording, Tap
+from .swap import spiking_modules
+from .synapses import gradient_function
+
+_ATTACHED: WeakKeyDictionary[NoisyNeuron, ReferenceType[NITLearner]] = WeakKeyDictionary()
+
+
+def attached_learner(neuron: NoisyNeuron) -> NITLearner | None:
+    """The learner that `neuron` belongs to, if there is one."""
+    reference = _ATTACHED.get(neuron)
+    return None if reference is None else reference()
+
+
+class NITLearner:
+    """Learns from the noise: writes the likelihood-ratio gradient of the mean loss into `.grad`.
+
+    A pass is recorded with C replicas of each sample, each with noise of its own. `backward` turns
+    the losses and the noise into the paper's Eq. 8, `E[A * sum_t eps_t / sigma * dm_t / dtheta]`, for
+    every parameter that enters the drift `m_t` of a noisy neuron; what lies behind the
+    last noisy neuron is trained by autograd if the loss is differentiable. No gradient runs
+    through a spike or through time.
+
+    Args:
+        net: A network whose spiking neurons are all noisy (see `nit_snn.swap_neurons`).
+        replicas: C, how often each sample is put through the network with different noise.
+        rule: "nit", the unbiased estimator of Eq. 8.
+        baseline: "leave-one-out" (the mean loss of the other replicas of the same sample),
+            "batch-mean" (the mean loss of all other rows) or "none".
+        antithetic: Replica c + C/2 gets minus the noise of replica c.
+        seed: Names the noise of all passes; None takes one from torch's global generator.
+        store_noise: Keep the noise until `backward` (faster), or draw it again from its seed
+            (less memory). Both give the same gradient.
+        route: "auto" takes registered synapses (`nit_snn.synapses`) on the fast route and
+            everything else through the local autograd graph; "general" takes the graph always.
+
+    Raises:
+        AttachError: The network has no noisy neuron, a spiking neuron that is not noisy, a sigma
+            that is not positive, or another learner; or the options contradict each other.
+
+    Example:
+        >>> import torch, snntorch
+        >>> from nit_snn import NITLearner, swap_neurons
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 3), swap_neurons(snntorch.Leaky(beta=0.9, init_hidden=True)))
+        >>> learner = NITLearner(net, replicas=8, seed=0)
+        >>> x, y = torch.rand(5, 4), torch.tensor([0, 1, 2, 0, 1])
+        >>> with learner.record():
+        ...     xr, yr = learner.expand(x, y)
+        ...     wrong = (net(xr).argmax(1) != yr).float()       # a loss without a gradient
+        >>> loss = learner.backward(wrong)
+        >>> net[0].weight.grad.shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        replicas: int,
+        rule: str = "nit",
+        baseline: str = "leave-one-out",
+        antithetic: bool = False,
+        seed: int | None = None,
+        store_noise: bool = True,
+        route: str = "auto",
+    ) -> None:
+        _check_options(replicas, rule, baseline, antithetic, route)
+        self.net = net
+        self.replicas = replicas
+        self.rule = rule
+        self.baseline = baseline
+        self.antithetic = antithetic
+        self.store_noise = store_noise
+        self.seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
+        self.passes = 0
+        self._neurons = noisy_neurons(net)
+        self._check_network()
+        self._noise = ReplicaNoise(self.seed, replicas, antithetic)
+        self._taps = [] if route == "general" else _make_taps(net)
+        self._recording: Recording | None = None
+        self._running = False
+        self._enabled = True
+        self._closed = False
+        self._warned = False
+        for neuron in self._neurons.values():
+            _ATTACHED[neuron] = ref(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(replicas={self.replicas}, rule={self.rule!r}, "
+            f"baseline={self.baseline!r}, antithetic={self.antithetic}, seed={self.seed}, "
+            f"layers=[{', '.join(self._neurons)}])"
+        )
+
+    @contextmanager
+    def record(self) -> Iterator[NITLearner]:
+        """Records the forward pass of one expanded batch that runs inside it.
+
+        What an earlier `record` left behind is dropped. If the forward pass raises, nothing is kept.
+
+        Raises:
+            RecordingError: The learner is closed or already recording.
+        """
+        self._check_open()
+        if self._running:
+            raise RecordingError("learner.record() is already running; it cannot be nested.")
+        self._recording = None
+        if not self._enabled:
+            yield self
+            return
+        self._warn_of_coupling()
+        recording = Recording(self._neurons, self._noise, self.passes, self.store_noise)
+        self.passes += 1
+        self._running = True
+        try:
+            with recording.running(self._taps):
+                yield self
+        finally:
+            self._running = False
+        self._recording = recording
+
+    def expand(self, *tensors: Tensor, dim: int = 0) -> Any:
+        """Repeats each sample C times, replica-major: row `c * B + b` is replica c of sample b.
+
+        Args:
+            *tensors: Tensors with the batch of size B along `dim`.
+            dim: The batch dimension; 1 for SpikingJelly's time-first input (T, B, \\*).
+
+        Returns:
+            One tensor for one argument, a tuple for several, with C * B along `dim`.
+
+        Raises:
+            TypeError: Nothing to expand, or not a tensor.
+            ValueError: A tensor has no dimension `dim`, or batch sizes differ.
+
+        Example:
+            >>> import torch
+            >>> learner = getfixture("learner")                       # doctest: +SKIP
+            >>> learner.expand(torch.tensor([1, 2]))                  # doctest: +SKIP
+        """
+        if not tensors or not all(isinstance(x, Tensor) for x in tensors):
+            kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
+            raise TypeError(f"expand() takes tensors, got {kinds}.")
+        if any(not 0 <= dim < x.dim() for x in tensors):
+            shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
+            raise ValueError(f"expand(dim={dim}) needs that dimension in all of: {shapes}.")
+        if len({x.shape[dim] for x in tensors}) > 1:
+            sizes = ", ".join(str(x.shape[dim]) for x in tensors)
+            raise ValueError(f"The batch sizes along dim={dim} differ: {sizes}.")
+        expanded = []
+        for x in tensors:
+            expansion = Expansion(x, self.replicas, dim, 0)
+            repeated = expansion.repeat(x)
+            if repeated.data_ptr() == x.data_ptr():  # one replica: never hand out an alias
+                repeated = repeated.clone()
+            expansion.version = repeated._version
+            expanded.append(expansion.mark(repeated))
+        return expanded[0] if len(expanded) == 1 else tuple(expanded)
+
+    def backward(self, losses: Any) -> Tensor:
+        """Adds the gradient of the mean loss to `.grad` of every parameter it can reach.
+
+        Args:
+            losses: (C * B,), one number per row of the recorded batch: a tensor with or without
+                a graph, a NumPy array or a list. Row r's loss must depend on no other row's noise.
+
+        Returns:
+            The mean loss, a detached scalar.
+
+        Raises:
+            RecordingError: Nothing was recorded since the last call.
+            LossError: The losses do not have one number per row.
+            NonFiniteLossError: A loss is NaN or infinite. Nothing was written.
+        """
+        self._check_open()
+        if not self._enabled:
+            return torch.as_tensor(losses).detach().float().mean()
+        if self._running:
+            raise RecordingError("Call backward() after the record() block, not inside it.")
+        recording, self._recording = self._recording, None
+        if recording is None or recording.rows is None:
+            raise RecordingError(
+                "Nothing was recorded. Run the network once inside `with learner.record():` "
+                "before each learner.backward(losses)."
+            )
+        values = _checked_losses(losses, recording.rows, self.replicas)
+        weight = self._weights(values.detach())
+        outputs, cotangents = recording.gather(weight)
+        mean = values.mean() if values.numel() else values.sum()
+        if mean.requires_grad:
+            outputs.append(mean)
+            cotangents.append(torch.ones_like(mean))
+        if outputs:
+            torch.autograd.backward(outputs, cotangents)
+        self._warn_of_unreached()
+        return mean.detach()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the network that ask for a gradient, for an optimizer."""
+        return (p for p in self.net.parameters() if p.requires_grad)
+
+    def enable(self) -> None:
+        """Records and learns again after `disable`."""
+        self._check_open()
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Makes `record` and `backward` do nothing but run the network and average the loss."""
+        self._enabled = False
+        self._recording = None
+
+    def reset(self) -> None:
+        """Drops what was recorded and sets every noisy neuron's membrane to its initial state.
+
+        Unlike the frameworks' own functions it walks the whole network, and only this one.
+        """
+        self._recording = None
+        families = loaded_neuron_families()
+        for neuron in self._neurons.values():
+            for family in families:
+                if family.is_spiking(neuron):
+                    family.reset_state(neuron)
+
+    def close(self) -> None:
+        """Detaches the learner; the network stays as it is, and can get another one."""
+        self._recording = None
+        self._closed = True
+        for neuron in self._neurons.values():
+            if attached_learner(neuron) is self:
+                del _ATTACHED[neuron]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to draw the same noise: the seed, the passes so far, options."""
+        return {"seed": self.seed, "passes": self.passes, **self._options()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where the learner that gave `state` stopped.
+
+        Raises:
+            CheckpointError: An entry is missing, or its options differ from this learner's.
+        """
+        missing = {"seed", "passes", *self._options()} - set(state)
+        if missing:
+            raise CheckpointError(f"The learner's state lacks: {', '.join(sorted(missing))}.")
+        different = {
+            name: (state[name], value)
+            for name, value in self._options().items()
+            if state[name] != value
+        }
+        if different:
+            listed = ", ".join(f"{n}: saved {a!r}, here {b!r}" for n, (a, b) in different.items())
+            raise CheckpointError(f"The saved learner had other options. {listed}.")
+        self.seed, self.passes = state["seed"], state["passes"]
+        self._noise = ReplicaNoise(self.seed, self.replicas, self.antithetic)
+        self._recording = None
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "replicas": self.replicas,
+            "rule": self.rule,
+            "baseline": self.baseline,
+            "antithetic": self.antithetic,
+        }
+
+    def _weights(self, losses: Tensor) -> Tensor:
+        by_replica = losses.view(self.replicas, -1)
+        if not by_replica.numel():
+            return losses
+        weights = baselines.advantages(by_replica, self.baseline, self.antithetic)
+        return weights.flatten() / losses.numel()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RecordingError("This NITLearner is closed; attach a new one.")
+
+    def _check_network(self) -> None:
+        if not self._neurons:
+            raise AttachError(
+                "The network has no noisy neuron. Call nit_snn.swap_neurons(net) first."
+            )
+        plain = [
+            f"{name} ({type(m).__name__})"
+            for name, m in spiking_modules(self.net).items()
+            if not isinstance(m, NoisyNeuron)
+        ]
+        if plain:
+            raise AttachError(
+                "These spiking neurons are not noisy, so their surrogate gradients would enter "
+                f"the estimate: {', '.join(plain)}. Swap them with nit_snn.swap_neurons(net)."
+            )
+        silent = [name for name, n in self._neurons.items() if not (n.sigma > 0).all()]
+        if silent:
+            raise AttachError(f"The noise level sigma must be positive in: {', '.join(silent)}.")
+        taken = [n for n, m in self._neurons.items() if attached_learner(m) is not None]
+        if taken:
+            raise AttachError(
+                f"Another NITLearner is attached to: {', '.join(taken)}. Call its close() first."
+            )
+
+    def _warn_of_coupling(self) -> None:
+        """Batch statistics behind a noisy layer make one row's loss depend on another's noise."""
+        if self._warned:
+            return
+        behind, coupled = False, []
+        for name, module in self.net.named_modules():
+            behind = behind or isinstance(module, NoisyNeuron)
+            if behind and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                coupled.append(name)
+        if coupled:
+            warnings.warn(
+                f"BatchNorm in training mode behind a noisy layer: {', '.join(coupled)}. Its batch "
+                "statistics let the noise of one row reach the loss of another, which the "
+                "estimate leaves out: it is biased for the layers before. Put it in eval mode "
+                "for an unbiased gradient.",
+                BiasWarning,
+                stacklevel=4,
+            )
+
+    def _warn_of_unreached(self) -> None:
+        """Once, after the first estimate: names the parameters that got no gradient at all."""
+        if self._warned:
+            return
+        self._warned = True
+        unreached = [
+            name for name, p in self.net.named_parameters() if p.requires_grad and p.grad is None
+        ]
+        if unreached:
+            warnings.warn(
+                f"No gradient reaches: {', '.join(unreached)}. The noise reaches what enters the "
+                "drift of a noisy neuron; what lies behind the last one needs a loss with a graph; "
+                "a threshold is reached by neither. Freeze them with requires_grad_(False).",
+                UnreachedParameterWarning,
+                stacklevel=3,
+            )
+
+
+def _check_options(
+    replicas: int, rule: str, baseline: str, antithetic: bool, route: str
+) -> None:
+    if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+        raise AttachError(f"replicas must be a positive integer, got {replicas!r}.")
+    for option, value, allowed in (
+        ("rule", rule, rules.NAMES),
+        ("baseline", baseline, baselines.NAMES),
+        ("route", route, ("auto", "general")),
+    ):
+        if value not in allowed:
+            raise AttachError(f"{option} must be one of {allowed}, got {value!r}.")
+    if antithetic and replicas % 2:
+        raise AttachError(f"antithetic pairs need an even number of replicas, got {replicas}.")
+    fewest = baselines.minimal_replicas(baseline, antithetic)
+    if replicas < fewest:
+        raise AttachError(
+            f"baseline {baseline!r} with antithetic={antithetic} needs at least {fewest} replicas, "
+            f"got {replicas}."
+        )
+
+
+def _make_taps(net: nn.Module) -> list[Tap]:
+    return [
+        Tap(name, module, gradient)
+        for name, module in net.named_modules()
+        if (gradient := gradient_function(module)) is not None
+    ]
+
+
+def _checked_losses(losses: Any, rows: int, replicas: int) -> Tensor:
+    values = losses if isinstance(losses, Tensor) else torch.as_tensor(losses)
+    if values.shape != (rows,):
+        raise LossError(
+            f"losses must have one number per row, shape ({rows},) = (replicas * batch,) with "
+            f"{replicas} replicas, got {tuple(values.shape)}. Did you forget reduction='none'?"
+        )
+    if not values.is_floating_point():
+        values = values.float()
+    finite = torch.isfinite(values.detach())
+    if not finite.all():
+        bad = (~finite).nonzero().flatten()
+        raise NonFiniteLossError(
+            f"{len(bad)} of {rows} losses are NaN or infinite, first in row {int(bad[0])}. "
+            "No gradient was written."
+        )
+    return values

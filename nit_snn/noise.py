@@ -1,0 +1,110 @@
+"""Where epsilon comes from: a stream of its own for every pass, layer, call and replica."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+_MASK64 = 0xFFFFFFFFFFFFFFFF
+
+
+class ReplicaNoise:
+    """Standard normal noise that can be drawn again, replica by replica.
+
+    Each replica of each layer's call in each pass has its own stream, named by numbers alone. So the
+    same seed gives the same noise whether it was kept or is drawn a second time, in any
+    order, and a replica's noise does not depend on how many replicas sit beside it.
+
+    Args:
+        seed: Names the whole family of streams.
+        replicas: Number C of replicas per sample.
+        antithetic: Replica c + C/2 gets minus the noise of replica c.
+
+    Example:
+        >>> source = ReplicaNoise(seed=0, replicas=2)
+        >>> where = dict(index=3, layer=0, call=1, layers=2)
+        >>> first = source.draw((6, 5), **where)
+        >>> torch.equal(first, source.draw((6, 5), **where))
+        True
+    """
+
+    def __init__(self, seed: int, replicas: int, antithetic: bool = False) -> None:
+        self.seed = seed
+        self.replicas = replicas
+        self.antithetic = antithetic
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        *,
+        index: int,
+        layer: int,
+        call: int,
+        layers: int,
+    ) -> Tensor:
+        """Draws the noise of one call of one layer.
+
+        Args:
+            shape: (C * B, *), replica-major.
+            dtype: float64 is drawn as such; anything else in float32.
+            device: Where it is drawn; a CPU and a GPU have different streams.
+            index: Number of the pass.
+            layer: Number of the layer, below `layers`.
+            call: How often the layer was called before in this pass.
+            layers: Number of layers in the network.
+
+        Returns:
+            Independent N(0, 1) of that shape.
+        """
+        rows = shape[0] // self.replicas
+        device = torch.device(device)
+        noise = torch.empty(
+            (self.replicas, rows, *shape[1:]),
+            dtype=torch.float64 if dtype == torch.float64 else torch.float32,
+            device=device,
+        )
+        generator = self._generator(device)
+        drawn = self.replicas // 2 if self.antithetic else self.replicas
+        base = _mix64(_mix64(self.seed) ^ index)
+        for replica in range(drawn):
+            stream = (call * layers + layer) * self.replicas + replica
+            generator.manual_seed(_stream_seed(base, stream))
+            noise[replica].normal_(generator=generator)
+        if self.antithetic:
+            torch.neg(noise[:drawn], out=noise[drawn:])
+        return noise.flatten(0, 1)
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device)
+        return self._generators[device]
+
+
+def _mix64(x: int) -> int:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection on 64 bits."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return x ^ (x >> 31)
+
+
+def _mix32(x: int) -> int:
+    """The finaliser of MurmurHash3 (Appleby): a bijection on 32 bits."""
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _MASK32
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _MASK32
+    return x ^ (x >> 16)
+
+
+def _stream_seed(base: int, stream: int) -> int:
+    """Seed of one stream of a pass.
+
+    torch's CPU generator keeps the low 32 bits of a seed only. A bijection of
+    `base + stream` makes them different for all streams of a pass, which a hash would not.
+    """
+    return (base & ~_MASK32) | _mix32((base + stream) & _MASK32)

@@ -1,0 +1,343 @@
+"""What one recorded forward pass leaves behind, and how it is gathered.
+
+While a pass is recorded, a `Tap` stands in for the forward of each registered synapse and marks its
+output with a `Source`; a noisy neuron that gets a marked current knows its synapse, so that
+no autograd graph need be kept. Any other current takes the general route: its drift is kept
+with its local graph, which ends at the spikes of the noisy layer before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .errors import RecordingError
+from .neurons.base import NoisyNeuron
+from .neurons.functional import perturb
+from .noise import ReplicaNoise
+from .rules import weighted_score
+from .synapses import SynapseGradient
+
+_MARK = "_nit_source"
+_EXPANDED = "_nit_expanded"
+
+
+@dataclass(eq=False)
+class Expansion:
+    """A tensor that `expand` made by repeating `original` C times along `dim`."""
+
+    original: Tensor
+    replicas: int
+    dim: int
+    version: int
+
+    @staticmethod
+    def of(x: Tensor) -> Expansion | None:
+        """How `x` was expanded, unless it was written to since."""
+        expansion = getattr(x, _EXPANDED, None)
+        return expansion if expansion is not None and expansion.version == x._version else None
+
+    def mark(self, x: Tensor) -> Tensor:
+        setattr(x, _EXPANDED, self)
+        return x
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """Repeats a tensor as `original` was repeated."""
+        return x.unsqueeze(self.dim).expand(
+            *x.shape[: self.dim], self.replicas, *x.shape[self.dim :]
+        ).flatten(self.dim, self.dim + 1)
+
+    def fold(self, x: Tensor) -> Tensor:
+        """Sums over the replicas: the transpose of `repeat`."""
+        return x.unflatten(self.dim, (self.replicas, -1)).sum(self.dim)
+
+
+@dataclass(eq=False)
+class Source:
+    """One call of a registered synapse: what went in, and which tensor came out."""
+
+    name: str
+    module: nn.Module
+    gradient: SynapseGradient
+    activity: Tensor
+    activity_version: int
+    output_shape: torch.Size
+    output_version: int
+
+    @staticmethod
+    def of(current: Tensor) -> Source | None:
+        """The call that made `current`, if `current` is its output, or a mere reshape of it.
+
+        An in-place operation on either, which would add to the graph, disqualifies.
+        """
+        tensor = current
+        source = getattr(tensor, _MARK, None)
+        if source is None and current._is_view() and current._base is not None:
+            tensor = current._base
+            same = current.numel() == tensor.numel() and current.data_ptr() == tensor.data_ptr()
+            if same and current.is_contiguous() and tensor.is_contiguous():
+                source = getattr(tensor, _MARK, None)
+        return source if source is not None and source.output_version == current._version else None
+
+    def parameter_gradients(self, cotangent: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Gradients of the module's trainable parameters for a cotangent of its output."""
+        if self.activity._version != self.activity_version:
+            raise RecordingError(
+                f"The input of {self.name} was changed in place after {self.name} had used it. "
+                "Clone it before writing to it."
+            )
+        cotangent = cotangent.reshape(self.output_shape)
+        activity, expansion = self.activity, Expansion.of(self.activity)
+        if expansion is not None:
+            activity, cotangent = expansion.original, expansion.fold(cotangent)
+        for name, gradient in self.gradient(self.module, activity.detach(), cotangent).items():
+            parameter = self.module._parameters[name]
+            if parameter is not None and parameter.requires_grad:
+                yield parameter, gradient
+
+
+class Tap:
+    """Stands in for the forward of a registered synapse while a pass is recorded.
+
+    An input that comes again, as under direct encoding, gives the same output again; an input made
+    by `expand` is put through the layer once per sample, not once per replica.
+    """
+
+    def __init__(self, name: str, module: nn.Module, gradient: SynapseGradient) -> None:
+        self.name = name
+        self.module = module
+        self.gradient = gradient
+        self._forward: Callable[..., Tensor] = module.forward
+        self._shadowed = vars(module).get("forward")
+        self._last: tuple[tuple[object, ...], Tensor, Tensor] | None = None
+
+    def install(self) -> None:
+        self.module.forward = self
+
+    def remove(self) -> None:
+        self._last = None
+        if vars(self.module).get("forward") is self:
+            del self.module.forward
+            if self._shadowed is not None:
+                self.module.forward = self._shadowed
+
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
+            return self._forward(*args, **kwargs)
+        x = args[0]
+        if x.requires_grad:  # more parameters lie before this layer: the graph must see it
+            return self._forward(x)
+        versions = (
+            torch.is_grad_enabled(),
+            torch.is_autocast_enabled(x.device.type),
+            x._version,
+            *(p._version for p in self.module.parameters()),
+        )
+        if self._last is not None:
+            seen, last, output = self._last
+            source = Source.of(output)
+            if last is x and seen == versions and source is not None:
+                return output
+        expansion = Expansion.of(x)
+        if expansion is None:
+            output = self._forward(x)
+        else:
+            output = expansion.repeat(self._forward(expansion.original))
+        source = Source(
+            self.name, self.module, self.gradient, x, x._version, output.shape, output._version
+        )
+        setattr(output, _MARK, source)
+        self._last = (versions, x, output)
+        return output
+
+
+@dataclass(eq=False)
+class Event:
+    """One draw of noise, or the sum of several whose drifts depend alike on the parameters.
+
+    Either `source` or `drift` says what the noise belongs to: the output of a synapse (all of it, or
+    one time `step` of it), or a drift that holds its local graph.
+    """
+
+    calls: list[int]
+    shape: torch.Size
+    dtype: torch.dtype
+    noise: Tensor | None
+    gain: float
+    source: Source | None
+    step: int | None
+    drift: Tensor | None
+
+    def absorbs(self, other: Event) -> bool:
+        """Whether the two draws may be summed before they meet the presynaptic activity."""
+        return (
+            self.source is not None
+            and self.step is None
+            and (self.source, self.step, self.gain, self.shape, self.dtype)
+            == (other.source, other.step, other.gain, other.shape, other.dtype)
+        )
+
+
+@dataclass(eq=False)
+class LayerTrace:
+    """The noise that one neuron got in a pass, and where it came in."""
+
+    name: str
+    number: int
+    neuron: NoisyNeuron
+    calls: int = 0
+    events: list[Event] = field(default_factory=list)
+
+
+class Recording:
+    """One forward pass: gives the neurons their noise and remembers what it belongs to.
+
+    Args:
+        neurons: The noisy neurons by qualified name.
+        noise: Where their noise comes from.
+        index: Number of the pass.
+        store_noise: Keep the noise until it is gathered, instead of drawing it again.
+    """
+
+    def __init__(
+        self, neurons: dict[str, NoisyNeuron], noise: ReplicaNoise, index: int, store_noise: bool
+    ) -> None:
+        self.noise = noise
+        self.index = index
+        self.store_noise = store_noise
+        self.rows: int | None = None
+        self.traces = {
+            neuron: LayerTrace(name, number, neuron)
+            for number, (name, neuron) in enumerate(neurons.items())
+        }
+
+    @contextmanager
+    def running(self, taps: list[Tap]) -> Iterator[None]:
+        """The neurons ask this recording for noise, and the taps stand in for the synapses."""
+        try:
+            for neuron in self.traces:
+                neuron._recorder = self
+            for tap in taps:
+                tap.install()
+            yield
+        finally:
+            for tap in taps:
+                tap.remove()
+            for neuron in self.traces:
+                vars(neuron).pop("_recorder", None)
+
+    def perturb(
+        self,
+        neuron: NoisyNeuron,
+        current: Tensor,
+        step: int | None,
+        charge: Callable[[], Tensor],
+        gain: float,
+        local: tuple[Tensor, ...],
+    ) -> Tensor:
+        """See `nit_snn.neurons.base.Recorder`."""
+        trace = self.traces[neuron]
+        source = None if any(x.requires_grad for x in local) else Source.of(current)
+        with torch.set_grad_enabled(source is None):
+            drift = charge()
+        self._check_rows(trace.name, drift)
+        call, trace.calls = trace.calls, trace.calls + 1
+        noise = self._draw(trace, call, drift.shape, drift.dtype)
+        if source is not None or drift.requires_grad:
+            event = Event(
+                [call],
+                drift.shape,
+                drift.dtype,
+                noise if self.store_noise else None,
+                gain,
+                source,
+                step,
+                drift if source is None else None,
+            )
+            _remember(trace.events, event)
+        return perturb(drift.detach(), neuron.sigma.detach(), noise)
+
+    def gather(self, weight: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Turns the noise into cotangents, for `torch.autograd.backward`.
+
+        Args:
+            weight: (rows,), what multiplies the score of each row.
+
+        Returns:
+            Tensors and their cotangents: drifts with a local graph, and parameters of the
+            registered synapses with their finished gradients.
+        """
+        drifts: list[tuple[Tensor, Tensor]] = []
+        gradients: dict[nn.Parameter, Tensor] = {}
+        for trace in self.traces.values():
+            sequences: dict[Source, dict[int, Tensor]] = {}
+            for event in trace.events:
+                cotangent = weighted_score(self._noise_of(trace, event), weight, trace.neuron.sigma)
+                if event.drift is not None:
+                    drifts.append((event.drift, cotangent.to(event.drift.dtype)))
+                elif event.source is not None and event.step is None:
+                    _add(gradients, event.source, cotangent * event.gain)
+                elif event.source is not None and event.step is not None:
+                    slots = sequences.setdefault(event.source, {})
+                    scaled = cotangent * event.gain
+                    slots[event.step] = slots.get(event.step, 0) + scaled
+            for source, slots in sequences.items():
+                _add(gradients, source, torch.stack([slots[step] for step in sorted(slots)]))
+        pairs = [*drifts, *((p, g.to(p.dtype)) for p, g in gradients.items())]
+        return [tensor for tensor, _ in pairs], [cotangent for _, cotangent in pairs]
+
+    def _noise_of(self, trace: LayerTrace, event: Event) -> Tensor:
+        if event.noise is not None:
+            return event.noise
+        noise = self._draw(trace, event.calls[0], event.shape, event.dtype)
+        for call in event.calls[1:]:
+            noise += self._draw(trace, call, event.shape, event.dtype)
+        return noise
+
+    def _draw(
+        self, trace: LayerTrace, call: int, shape: torch.Size, dtype: torch.dtype
+    ) -> Tensor:
+        return self.noise.draw(
+            shape,
+            dtype,
+            trace.neuron.sigma.device,
+            index=self.index,
+            layer=trace.number,
+            call=call,
+            layers=len(self.traces),
+        )
+
+    def _check_rows(self, name: str, drift: Tensor) -> None:
+        replicas = self.noise.replicas
+        rows = drift.shape[0] if drift.dim() else 0
+        if drift.dim() == 0 or rows % replicas:
+            raise RecordingError(
+                f"{name} got a current of shape {tuple(drift.shape)}; its first dimension must be "
+                f"replicas * batch, a multiple of {replicas}. Did the input go through "
+                "learner.expand()? (time-first input: expand(..., dim=1))"
+            )
+        if self.rows is not None and rows != self.rows:
+            raise RecordingError(
+                f"{name} got {rows} rows, the noisy layers before it {self.rows}; "
+                "every noisy layer must see the same replicas * batch rows."
+            )
+        self.rows = rows
+
+
+def _remember(events: list[Event], event: Event) -> None:
+    if events and events[-1].absorbs(event):
+        events[-1].calls += event.calls
+        if events[-1].noise is not None and event.noise is not None:
+            events[-1].noise += event.noise
+    else:
+        events.append(event)
+
+
+def _add(gradients: dict[nn.Parameter, Tensor], source: Source, cotangent: Tensor) -> None:
+    for parameter, gradient in source.parameter_gradients(cotangent):
+        held = gradients.get(parameter)
+        gradients[parameter] = gradient if held is None else held + gradient
