@@ -1,0 +1,97 @@
+"""Every registered synapse against autograd, over shapes and options that hypothesis draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from spikingjelly.activation_based import layer
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+import nit_snn.neurons.spikingjelly  # noqa: F401  (registers its layers)
+from nit_snn.synapses import gradient_function
+
+
+def assert_equals_autograd(module: nn.Module, x: torch.Tensor) -> None:
+    """The gradient function gives autograd's vector-Jacobian product, in float64."""
+    function = gradient_function(module)
+    assert function is not None
+    module.double()
+    x = x.double()
+    y = module(x)
+    cotangent = torch.randn_like(y)
+    parameters = dict(module.named_parameters())
+    expected = torch.autograd.grad(y, list(parameters.values()), cotangent)
+    gradients = function(module, x, cotangent)
+    assert set(gradients) == set(parameters)
+    for name, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-9)
+
+
+@given(
+    leading=st.lists(st.integers(0, 4), max_size=3),
+    features=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    bias=st.booleans(),
+    kind=st.sampled_from([nn.Linear, layer.Linear]),
+)
+def test_linear(leading: list[int], features: tuple[int, int], bias: bool, kind: Any) -> None:
+    assert_equals_autograd(kind(*features, bias=bias), torch.randn(*leading, features[0]))
+
+
+@st.composite
+def convolutions(draw: st.DrawFn, kinds: tuple[type[nn.Module], ...]) -> tuple[nn.Module, Any]:
+    """A convolution with drawn options, and an input that fits it."""
+    dims = draw(st.integers(1, 3))
+    groups = draw(st.integers(1, 2))
+    channels = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
+    kernel = draw(st.tuples(*[st.integers(1, 3)] * dims))
+    dilation = draw(st.tuples(*[st.integers(1, 2)] * dims))
+    stride = draw(st.tuples(*[st.integers(1, 2)] * dims))
+    mode = draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]))
+    padding: Any = draw(st.one_of(st.tuples(*[st.integers(0, 2)] * dims), st.just("valid")))
+    if stride == (1,) * dims and draw(st.booleans()):
+        padding = "same"
+    module = kinds[dims - 1](
+        *channels,
+        kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=draw(st.booleans()),
+        padding_mode=mode,
+    )
+    spatial = [d * (k - 1) + 1 + draw(st.integers(2, 4)) for d, k in zip(dilation, kernel)]
+    return module, (channels[0], *spatial)
+
+
+@given(case=convolutions((nn.Conv1d, nn.Conv2d, nn.Conv3d)), batch=st.integers(0, 3))
+def test_convolutions(case: tuple[nn.Module, Any], batch: int) -> None:
+    module, shape = case
+    assert_equals_autograd(module, torch.randn(batch, *shape))
+
+
+@given(case=convolutions((layer.Conv1d, layer.Conv2d, layer.Conv3d)), time=st.integers(1, 3))
+def test_multi_step_convolutions(case: tuple[nn.Module, Any], time: int) -> None:
+    module, shape = case
+    module.step_mode = "m"
+    assert_equals_autograd(module, torch.randn(time, 2, *shape))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.BatchNorm1d(3),
+        prune.l1_unstructured(nn.Linear(3, 3), "weight", 1),
+        parametrizations.weight_norm(nn.Linear(3, 3)),
+        nn.LazyLinear(3),
+        type("MyLinear", (nn.Linear,), {"forward": lambda self, x: -x})(3, 3),
+    ],
+    ids=["unknown", "pruned", "weight norm", "lazy", "subclass"],
+)
+def test_what_computes_something_else_takes_the_general_route(module: nn.Module) -> None:
+    assert gradient_function(module) is None
