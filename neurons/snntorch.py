@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,11 +36,18 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
         SwapError: sigma is negative or not finite.
     """
 
+    mem: Tensor
+    beta: Tensor
+    threshold: Tensor
+    graded_spikes_factor: Tensor
+    spike_grad: Callable[[Tensor], Tensor]
+    state_quant: Any
+
     def __init__(
         self, beta: float | Tensor, *args: Any, sigma: float | Tensor = 1.0, **options: Any
     ) -> None:
         super().__init__(beta, *args, **options)
-        self._init_noise(sigma, like=self.beta if self.beta.is_floating_point() else None)
+        self._init_noise(sigma, like=self.beta)
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         with self._cut():
@@ -63,6 +71,7 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
 
 #: What `swap_neurons` puts in the place of each neuron of the framework.
 NOISY = {snn.Leaky: NoisyLeaky}
+
 
 def is_spiking(module: nn.Module) -> bool:
     """Whether `module` is a neuron of this framework that fires, noisy or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ class _NoisyNode(NoisyNeuron):
 
     v_threshold: float
     v_reset: float | None
+    surrogate_function: Callable[[Tensor], Tensor]
+    materialize_states: Callable[..., tuple[Any, ...]]
     _memories: dict[str, Any]
 
     def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
@@ -86,8 +89,9 @@ class _NoisyNode(NoisyNeuron):
 class NoisyIFNode(_NoisyNode, sj.IFNode):
     """SpikingJelly's `IFNode` with Gaussian noise in its membrane.
 
-    `h_t = v_{t-1} + x_t + sigma * eps_t`; it fires when `h_t >= v_threshold`, and that same `h_t` is
-    reset and carried over. Outside of a learner's `record()` the surrogate gradient works as usual.
+    `h_t = v_{t-1} + x_t + sigma * eps_t`; it fires when `h_t >= v_threshold`, and that same `h_t`
+    is reset and carried over. Outside of a learner's `record()` the surrogate gradient works as
+    usual.
 
     Args:
         sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
@@ -112,9 +116,9 @@ class NoisyLIFNode(_NoisyNode, sj.LIFNode):
     """SpikingJelly's `LIFNode` with Gaussian noise in its membrane.
 
     `h_t = m_t + sigma * eps_t`, where `m_t` is SpikingJelly's charge with or without `decay_input`
-    (see `nit_snn.neurons.functional.lif_charge`); it fires when `h_t >= v_threshold`, and that same
-    `h_t` is reset and carried over. Outside of a learner's `record()` the surrogate gradient works as
-    usual.
+    (see `nit_snn.neurons.functional.lif_charge`); it fires when `h_t >= v_threshold`, and that
+    same `h_t` is reset and carried over. Outside of a learner's `record()` the surrogate gradient
+    works as usual.
 
     Args:
         sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
@@ -126,6 +130,9 @@ class NoisyLIFNode(_NoisyNode, sj.LIFNode):
     Raises:
         SwapError: sigma is negative or not finite.
     """
+
+    tau: float
+    decay_input: bool
 
     def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -141,6 +148,7 @@ class NoisyLIFNode(_NoisyNode, sj.LIFNode):
 
 #: What `swap_neurons` puts in the place of each node of the framework.
 NOISY = {sj.IFNode: NoisyIFNode, sj.LIFNode: NoisyLIFNode}
+
 
 def is_spiking(module: nn.Module) -> bool:
     """Whether `module` is a neuron of this framework that fires, noisy or not."""

@@ -1,4 +1,4 @@
-"""Trains spiking neural networks from their noise: no surrogate gradient, no backpropagation through time.
+"""Trains spiking networks from their noise: no surrogate gradient, no backpropagation in time.
 
 Swap the neurons of an snnTorch or SpikingJelly network for noisy ones, attach a `NITLearner`, and
 train with any torch optimizer and any loss.

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary, ReferenceType, ref
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +38,12 @@ def attached_learner(neuron: NoisyNeuron) -> NITLearner | None:
 
 
 class NITLearner:
-    """Learns from the noise: writes the likelihood-ratio gradient of the mean loss into `.grad`.
+    """Learns from noise: writes the likelihood-ratio gradient of the mean loss into `.grad`.
 
     A pass is recorded with C replicas of each sample, each with noise of its own. `backward` turns
-    the losses and the noise into the paper's Eq. 8, `E[A * sum_t eps_t / sigma * dm_t / dtheta]`, for
-    every parameter that enters the drift `m_t` of a noisy neuron; what lies behind the
-    last noisy neuron is trained by autograd if the loss is differentiable. No gradient runs
+    the losses and the noise into the paper's Eq. 8, `E[A * sum_t eps_t / sigma * dm_t / dtheta]`,
+    for every parameter that enters the drift `m_t` of a noisy neuron; what lies behind the last
+    noisy neuron is trained by autograd if the loss is differentiable. No gradient runs
     through a spike or through time.
 
     Args:
@@ -122,7 +122,8 @@ class NITLearner:
     def record(self) -> Iterator[NITLearner]:
         """Records the forward pass of one expanded batch that runs inside it.
 
-        What an earlier `record` left behind is dropped. If the forward pass raises, nothing is kept.
+        What an earlier `record` left behind is dropped. If the forward pass raises, nothing
+        is kept.
 
         Raises:
             RecordingError: The learner is closed or already recording.
@@ -160,9 +161,11 @@ class NITLearner:
             ValueError: A tensor has no dimension `dim`, or batch sizes differ.
 
         Example:
-            >>> import torch
-            >>> learner = getfixture("learner")                       # doctest: +SKIP
-            >>> learner.expand(torch.tensor([1, 2]))                  # doctest: +SKIP
+            >>> import torch, snntorch
+            >>> from nit_snn import NITLearner, swap_neurons
+            >>> learner = NITLearner(swap_neurons(snntorch.Leaky(beta=0.9)), replicas=2)
+            >>> learner.expand(torch.tensor([7, 8]))
+            tensor([7, 8, 7, 8])
         """
         if not tensors or not all(isinstance(x, Tensor) for x in tensors):
             kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
@@ -360,9 +363,7 @@ class NITLearner:
             )
 
 
-def _check_options(
-    replicas: int, rule: str, baseline: str, antithetic: bool, route: str
-) -> None:
+def _check_options(replicas: int, rule: str, baseline: str, antithetic: bool, route: str) -> None:
     if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
         raise AttachError(f"replicas must be a positive integer, got {replicas!r}.")
     for option, value, allowed in (

@@ -14,8 +14,8 @@ _MASK64 = 0xFFFFFFFFFFFFFFFF
 class ReplicaNoise:
     """Standard normal noise that can be drawn again, replica by replica.
 
-    Each replica of each layer's call in each pass has its own stream, named by numbers alone. So the
-    same seed gives the same noise whether it was kept or is drawn a second time, in any
+    Each replica of each layer's call in each pass has its own stream, named by numbers alone. So
+    the same seed gives the same noise whether it was kept or is drawn a second time, in any
     order, and a replica's noise does not depend on how many replicas sit beside it.
 
     Args:

@@ -47,9 +47,11 @@ class Expansion:
 
     def repeat(self, x: Tensor) -> Tensor:
         """Repeats a tensor as `original` was repeated."""
-        return x.unsqueeze(self.dim).expand(
-            *x.shape[: self.dim], self.replicas, *x.shape[self.dim :]
-        ).flatten(self.dim, self.dim + 1)
+        return (
+            x.unsqueeze(self.dim)
+            .expand(*x.shape[: self.dim], self.replicas, *x.shape[self.dim :])
+            .flatten(self.dim, self.dim + 1)
+        )
 
     def fold(self, x: Tensor) -> Tensor:
         """Sums over the replicas: the transpose of `repeat`."""
@@ -159,8 +161,8 @@ class Tap:
 class Event:
     """One draw of noise, or the sum of several whose drifts depend alike on the parameters.
 
-    Either `source` or `drift` says what the noise belongs to: the output of a synapse (all of it, or
-    one time `step` of it), or a drift that holds its local graph.
+    Either `source` or `drift` says what the noise belongs to: the output of a synapse (all of it,
+    or one time `step` of it), or a drift that holds its local graph.
     """
 
     calls: list[int]
@@ -298,9 +300,7 @@ class Recording:
             noise += self._draw(trace, call, event.shape, event.dtype)
         return noise
 
-    def _draw(
-        self, trace: LayerTrace, call: int, shape: torch.Size, dtype: torch.dtype
-    ) -> Tensor:
+    def _draw(self, trace: LayerTrace, call: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return self.noise.draw(
             shape,
             dtype,

@@ -36,7 +36,9 @@ def swap_neurons(net: nn.Module, sigma: float | Tensor = 1.0) -> nn.Module:
         >>> type(swap_neurons(net, sigma=0.5)[1]).__name__
         'NoisyLeaky'
     """
-    noisy = {plain: new for family in loaded_neuron_families() for plain, new in family.NOISY.items()}
+    noisy = {
+        plain: new for family in loaded_neuron_families() for plain, new in family.NOISY.items()
+    }
     found = spiking_modules(net)
     swappable = [m for m in found.values() if type(m) in noisy]
     foreign = {

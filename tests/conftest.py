@@ -9,7 +9,6 @@ from hypothesis import settings
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
-
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 

@@ -25,9 +25,7 @@ def test_leave_one_out_by_hand() -> None:
 
 def test_leave_one_out_leaves_the_antithetic_partner_out_too() -> None:
     expected = torch.tensor([1 - (2 + 8) / 2, 2 - (1 + 4) / 2, 4 - (2 + 8) / 2, 8 - (1 + 4) / 2])
-    torch.testing.assert_close(
-        advantages(LOSSES, "leave-one-out", antithetic=True)[:, 0], expected
-    )
+    torch.testing.assert_close(advantages(LOSSES, "leave-one-out", antithetic=True)[:, 0], expected)
 
 
 def test_batch_mean_by_hand() -> None:

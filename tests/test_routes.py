@@ -140,7 +140,9 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...], set[str]]] = {
     ),
     "conv, view, linear": (
         lambda: Loop(
-            seq(conv_block(2, stride=2, padding=1), leaky(), nn.Flatten(), nn.Linear(36, 3), leaky())
+            seq(
+                conv_block(2, stride=2, padding=1), leaky(), nn.Flatten(), nn.Linear(36, 3), leaky()
+            )
         ),
         IMAGE,
         {"body.0", "body.3"},

@@ -65,7 +65,9 @@ def convolutions(draw: st.DrawFn, kinds: tuple[type[nn.Module], ...]) -> tuple[n
         bias=draw(st.booleans()),
         padding_mode=mode,
     )
-    spatial = [d * (k - 1) + 1 + draw(st.integers(2, 4)) for d, k in zip(dilation, kernel)]
+    spatial = [
+        d * (k - 1) + 1 + draw(st.integers(2, 4)) for d, k in zip(dilation, kernel, strict=True)
+    ]
     return module, (channels[0], *spatial)
 
 

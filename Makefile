@@ -1,0 +1,35 @@
+# Everything on a fresh machine with Python 3.11 or newer: `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types format clean
+
+demo: $(READY)  ## trains 784-50-10 on the embedded MNIST subset by NIT, STBP and STBP-N
+	$(BIN)/python examples/mnist_snntorch.py --output runs/demo
+
+test: $(READY) lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The package is laid out as it is installed, for mypy cannot see neurons/ as nit_snn.neurons.
+types: $(READY)
+	rm -rf build/types && mkdir -p build/types
+	cp -r nit_snn build/types/nit_snn && cp -r neurons build/types/nit_snn/neurons
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p nit_snn
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[all]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist runs *.egg-info

@@ -1,0 +1,117 @@
+"""What is installed from a wheel, an sdist and an editable checkout, and what must not be."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Imports only what was installed into the folder given as an argument, plus torch and numpy.
+PROBE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import nit_snn, nit_snn.neurons.snntorch, nit_snn.neurons.spikingjelly
+from nit_snn.datasets import load
+assert nit_snn.__file__.startswith(sys.argv[1]), nit_snn.__file__
+assert nit_snn.neurons.__file__.startswith(sys.argv[1]), nit_snn.neurons.__file__
+assert len(load("fashion-mnist")[0]) == 10_000
+try:
+    import neurons
+except ImportError:
+    print("ok")
+"""
+
+
+def run(*command: object, cwd: Path) -> str:
+    environment = {k: v for k, v in os.environ.items() if k not in ("NIT_SNN_DATA", "PYTHONPATH")}
+    done = subprocess.run(
+        [str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A wheel made from an sdist, both from a copy that holds only what git would."""
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT, cwd=out)
+    return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+
+
+def test_wheel_imports_from_an_empty_folder(
+    distributions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "site"
+    with zipfile.ZipFile(distributions[0]) as wheel:
+        wheel.extractall(target)
+    assert run(sys.executable, "-c", PROBE, target, cwd=tmp_path).strip() == "ok"
+
+
+def test_wheel_holds_the_package_its_data_and_nothing_else(
+    distributions: tuple[Path, Path],
+) -> None:
+    with zipfile.ZipFile(distributions[0]) as wheel:
+        names = wheel.namelist()
+    assert {n.split("/")[0] for n in names} == {
+        "nit_snn",
+        f"nit_snn-{version('nit-snn')}.dist-info",
+    }
+    for wanted in ("py.typed", "neurons/snntorch.py", "datasets/mnist-10k.npz"):
+        assert f"nit_snn/{wanted}" in names
+    licences = [n for n in names if "/licenses/" in n]
+    assert len(licences) == 3, licences
+
+
+def test_sdist_holds_both_source_folders(distributions: tuple[Path, Path]) -> None:
+    with tarfile.open(distributions[1]) as sdist:
+        names = {n.split("/", 1)[-1] for n in sdist.getnames()}
+    assert {"neurons/base.py", "nit_snn/learner.py", "pyproject.toml", "LICENSE"} <= names
+
+
+def test_editable_install_maps_neurons_too(tmp_path: Path) -> None:
+    """Runs outside of the checkout, in the environment that the tests themselves run in."""
+    code = "import nit_snn.neurons as n; print(n.__file__)"
+    assert Path(run(sys.executable, "-c", code, cwd=tmp_path).strip()) == (
+        ROOT / "neurons" / "__init__.py"
+    )
+
+
+@pytest.mark.parametrize("framework", ["snntorch", "spikingjelly"])
+def test_one_framework_is_enough(framework: str, tmp_path: Path) -> None:
+    """With the other framework made unimportable, the package works and names the extra."""
+    other = {"snntorch": "spikingjelly", "spikingjelly": "snntorch"}[framework]
+    code = f"""
+import sys
+sys.modules[{other!r}] = None
+import nit_snn, nit_snn.neurons.{framework}
+try:
+    import nit_snn.neurons.{other}
+except ImportError as error:
+    assert 'pip install "nit-snn[{other}]"' in str(error), error
+    print("ok")
+"""
+    assert run(sys.executable, "-c", code, cwd=tmp_path).strip() == "ok"
+
+
+def test_one_version_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert version("nit-snn") == project
+    assert f"\nversion: {project}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(rf"^## \[{re.escape(project)}\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+
+def test_readme_shows_the_commands_that_the_makefile_has() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", readme, re.M):
+        assert re.search(rf"^{target}:", makefile, re.M), target
