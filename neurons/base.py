@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -13,19 +14,34 @@ from ..errors import RecordingError, SwapError
 from .functional import perturb
 
 
-class Recorder(Protocol):
-    """What a learner puts into a neuron while it records: the source of the noise."""
+@dataclass(frozen=True, eq=False)
+class Charge:
+    """One charging of a membrane, before its noise.
 
-    def perturb(
-        self,
-        neuron: NoisyNeuron,
-        current: Tensor,
-        step: int | None,
-        charge: Callable[[], Tensor],
-        gain: float,
-        local: tuple[Tensor, ...],
-    ) -> Tensor:
-        """Returns `u = m + sigma * eps`, cut off from autograd, and remembers `eps`."""
+    Attributes:
+        current: Input current, (N, *), or (T, N, *) if `step` is given.
+        drift: Computes m, (N, *), but for `pending`.
+        gain: The factor of the current in the drift.
+        local: What enters the drift beside the current: the old membrane, a learnable decay.
+        step: Which time step of a multi-step `current` is charged.
+        pending: Computes what the framework adds to m after the noise, if anything.
+    """
+
+    current: Tensor
+    drift: Callable[[], Tensor]
+    gain: float = 1.0
+    local: tuple[Tensor, ...] = ()
+    step: int | None = None
+    pending: Callable[[], Tensor] | None = None
+
+
+class Recorder(Protocol):
+    """What is put into a neuron to give it its noise and to see what becomes of it."""
+
+    needs_graph: bool
+
+    def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
+        """Returns the charged membrane with its noise; see `NoisyNeuron._perturb`."""
         ...
 
 
@@ -55,35 +71,16 @@ class NoisyNeuron(nn.Module):
         shown = f"{sigma.item():.4g}" if sigma.numel() == 1 else f"tensor{tuple(sigma.shape)}"
         return ", ".join(filter(None, [super().extra_repr(), f"sigma={shown}"]))
 
-    def _perturb(
-        self,
-        current: Tensor,
-        charge: Callable[[], Tensor],
-        gain: float = 1.0,
-        local: tuple[Tensor, ...] = (),
-        step: int | None = None,
-    ) -> Tensor:
+    def _perturb(self, charge: Charge) -> Tensor:
         """Charges the membrane and adds one draw of noise (Eq. 7).
-
-        Args:
-            current: Input current, (N, *), or (T, N, *) if `step` is given.
-            charge: Gives the drift `m` of shape (N, *).
-            gain: The factor of the current in the drift.
-            local: What enters the drift beside the current (old membrane, learnable decay).
-            step: Which time step of a multi-step `current` is charged.
 
         Returns:
             The membrane before it fires, (N, *). The one draw in it serves the spike, the
             reset and the membrane that is carried over.
         """
         if self._recorder is not None:
-            if not self.noise:
-                raise RecordingError(
-                    "A NITLearner learns from the noise, but it is switched off. "
-                    "Leave noise_off() before learner.record()."
-                )
-            return self._recorder.perturb(self, current, step, charge, gain, local)
-        drift = charge()
+            return self._recorder.perturb(self, charge)
+        drift = charge.drift()
         return perturb(drift, self.sigma, torch.randn_like(drift)) if self.noise else drift
 
     @contextmanager
@@ -92,7 +89,7 @@ class NoisyNeuron(nn.Module):
         if self._recorder is None:
             yield
             return
-        if not torch.is_grad_enabled():
+        if self._recorder.needs_graph and not torch.is_grad_enabled():
             raise RecordingError(
                 "learner.record() needs grad mode for whatever lies between two noisy layers. "
                 "Run the network inside it without torch.no_grad() or inference_mode()."

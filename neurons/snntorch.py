@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compat import require
-from .base import NoisyNeuron
+from .base import Charge, NoisyNeuron
 from .functional import leaky_charge
 
 require("snntorch", extra="snntorch")
@@ -37,6 +37,8 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
     """
 
     mem: Tensor
+    reset: Tensor
+    reset_mechanism: str
     beta: Tensor
     threshold: Tensor
     graded_spikes_factor: Tensor
@@ -55,7 +57,15 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
 
     def _base_state_function(self, input_: Tensor) -> Tensor:
         mem, beta = self.mem, self.beta
-        return self._perturb(input_, lambda: leaky_charge(input_, mem, beta), local=(mem, beta))
+        subtracts = self.reset_mechanism == "subtract"
+        return self._perturb(
+            Charge(
+                input_,
+                lambda: leaky_charge(input_, mem, beta),
+                local=(mem, beta),
+                pending=(lambda: -self.reset * self.threshold) if subtracts else None,
+            )
+        )
 
     def fire(self, mem: Tensor) -> Tensor:
         if self._recorder is None:

@@ -12,7 +12,7 @@ from ..compat import require
 from ..synapses import register_synapse
 from ..synapses.conv import conv_gradient
 from ..synapses.linear import linear_gradient
-from .base import NoisyNeuron
+from .base import Charge, NoisyNeuron
 from .functional import hard_reset, if_charge, lif_charge, soft_reset
 
 require("spikingjelly", extra="spikingjelly")
@@ -48,7 +48,9 @@ class _NoisyNode(NoisyNeuron):
     def _step(
         self, x: Tensor, v: Tensor, source: Tensor, step: int | None
     ) -> tuple[Tensor, Tensor]:
-        h = self._perturb(source, lambda: self._charge(x, v), self._gain, (v,), step)
+        h = self._perturb(
+            Charge(source, lambda: self._charge(x, v), self._gain, local=(v,), step=step)
+        )
         spike = self.surrogate_function(h - self.v_threshold).to(x.dtype)
         carried = spike.detach() if self.detach_reset else spike
         if self.v_reset is None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import RecordingError
-from .neurons.base import NoisyNeuron
+from .neurons.base import Charge, NoisyNeuron
 from .neurons.functional import perturb
 from .noise import ReplicaNoise
 from .rules import weighted_score
@@ -205,6 +205,8 @@ class Recording:
         store_noise: Keep the noise until it is gathered, instead of drawing it again.
     """
 
+    needs_graph = True
+
     def __init__(
         self, neurons: dict[str, NoisyNeuron], noise: ReplicaNoise, index: int, store_noise: bool
     ) -> None:
@@ -232,20 +234,18 @@ class Recording:
             for neuron in self.traces:
                 vars(neuron).pop("_recorder", None)
 
-    def perturb(
-        self,
-        neuron: NoisyNeuron,
-        current: Tensor,
-        step: int | None,
-        charge: Callable[[], Tensor],
-        gain: float,
-        local: tuple[Tensor, ...],
-    ) -> Tensor:
+    def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
         trace = self.traces[neuron]
-        source = None if any(x.requires_grad for x in local) else Source.of(current)
+        if not neuron.noise:
+            raise RecordingError(
+                f"A NITLearner learns from the noise, but that of {trace.name} is switched off. "
+                "Leave noise_off() before learner.record()."
+            )
+        local = any(x.requires_grad for x in charge.local)
+        source = None if local else Source.of(charge.current)
         with torch.set_grad_enabled(source is None):
-            drift = charge()
+            drift = charge.drift()
         self._check_rows(trace.name, drift)
         call, trace.calls = trace.calls, trace.calls + 1
         noise = self._draw(trace, call, drift.shape, drift.dtype)
@@ -255,9 +255,9 @@ class Recording:
                 drift.shape,
                 drift.dtype,
                 noise if self.store_noise else None,
-                gain,
+                charge.gain,
                 source,
-                step,
+                charge.step,
                 drift if source is None else None,
             )
             _remember(trace.events, event)

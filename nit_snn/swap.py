@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from .compat import loaded_neuron_families
@@ -9,7 +11,9 @@ from .errors import SwapError
 from .neurons.base import NoisyNeuron, checked_sigma, noisy_neurons
 
 
-def swap_neurons(net: nn.Module, sigma: float | Tensor = 1.0) -> nn.Module:
+def swap_neurons(
+    net: nn.Module, sigma: float | Tensor | Mapping[str, float | Tensor] = 1.0
+) -> nn.Module:
     """Makes every spiking neuron of `net` a noisy one, in place.
 
     A neuron's class is exchanged, not the neuron: parameters, buffers, `state_dict` keys, hooks,
@@ -19,7 +23,8 @@ def swap_neurons(net: nn.Module, sigma: float | Tensor = 1.0) -> nn.Module:
     Args:
         net: A network with neurons of snnTorch (`Leaky`) or SpikingJelly (`IFNode`, `LIFNode`).
         sigma: Standard deviation of the noise that each neuron gets at each step, in units
-            of its membrane. A scalar, or a tensor that broadcasts to the current without its batch.
+            of its membrane. A scalar, a tensor that broadcasts to the current without its
+            batch, or one of these for each neuron by its qualified name.
 
     Returns:
         `net` itself.
@@ -27,7 +32,7 @@ def swap_neurons(net: nn.Module, sigma: float | Tensor = 1.0) -> nn.Module:
     Raises:
         SwapError: There is no neuron to swap, or one that fires and has no noisy counterpart
             (left in the network it would bring its surrogate gradient back), or sigma is
-            negative or not finite. The network is then unchanged.
+            negative, not finite, or names other neurons. The network is then unchanged.
 
     Example:
         >>> import torch, snntorch
@@ -40,7 +45,7 @@ def swap_neurons(net: nn.Module, sigma: float | Tensor = 1.0) -> nn.Module:
         plain: new for family in loaded_neuron_families() for plain, new in family.NOISY.items()
     }
     found = spiking_modules(net)
-    swappable = [m for m in found.values() if type(m) in noisy]
+    swappable = {name: m for name, m in found.items() if type(m) in noisy}
     foreign = {
         name: m
         for name, m in found.items()
@@ -48,12 +53,12 @@ def swap_neurons(net: nn.Module, sigma: float | Tensor = 1.0) -> nn.Module:
     }
     if foreign or not swappable:
         raise SwapError(_explain(found, foreign, [plain.__name__ for plain in noisy]))
-    level = checked_sigma(sigma)
+    levels = _levels(sigma, list(swappable))
     like = next((p for p in net.parameters() if p.is_floating_point()), None)
-    for module in swappable:
+    for name, module in swappable.items():
         module.__class__ = noisy[type(module)]
         assert isinstance(module, NoisyNeuron)
-        module._init_noise(level, like)
+        module._init_noise(levels[name], like)
     return net
 
 
@@ -95,6 +100,20 @@ def spiking_modules(net: nn.Module) -> dict[str, nn.Module]:
         for name, module in net.named_modules()
         if any(family.is_spiking(module) for family in families)
     }
+
+
+def _levels(
+    sigma: float | Tensor | Mapping[str, float | Tensor], names: list[str]
+) -> dict[str, Tensor]:
+    if not isinstance(sigma, Mapping):
+        level = checked_sigma(sigma)
+        return dict.fromkeys(names, level)
+    if set(sigma) != set(names):
+        raise SwapError(
+            f"sigma names {', '.join(sorted(sigma)) or 'nothing'}; "
+            f"the neurons to swap are {', '.join(sorted(names))}."
+        )
+    return {name: checked_sigma(sigma[name]) for name in names}
 
 
 def _explain(

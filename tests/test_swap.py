@@ -141,3 +141,12 @@ def test_restore_refuses_where_there_is_nothing_or_a_learner() -> None:
         restore_neurons(net)
     learner.close()
     restore_neurons(net)
+
+
+def test_sigma_by_name() -> None:
+    net = swap_neurons(SnnTorchNet(), sigma={"lif1": 0.5, "lif2": torch.tensor([1.0, 2.0, 3.0])})
+    assert net.lif1.sigma == 0.5 and net.lif2.sigma.tolist() == [1.0, 2.0, 3.0]
+    plain = SnnTorchNet()
+    with pytest.raises(SwapError, match="names lif3; the neurons to swap are lif1, lif2"):
+        swap_neurons(plain, sigma={"lif3": 1.0})
+    assert type(plain.lif1) is snn.Leaky

@@ -1,0 +1,223 @@
+"""What the two MNIST examples share: arguments, the training loops, checkpoints and results.
+
+A network is trained in up to three ways: NIT (noisy neurons, likelihood-ratio gradient), STBP
+(the plain network, surrogate gradient through time) and STBP-N (the noisy network,
+surrogate gradient). All three start from the same weights and see the same batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nit_snn import NITLearner, noise_off, swap_neurons
+from nit_snn.datasets import NAMES, Splits, load, split
+
+METHODS = ("nit", "stbp", "stbp-n")
+
+
+def parse_arguments(description: str, default_output: str) -> argparse.Namespace:
+    """The command line of both examples."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", choices=NAMES, default="mnist")
+    add("--data-dir", help="full data in torchvision's layout; default: $NIT_SNN_DATA, else")
+    add("--download", action="store_true", help="download the full data if it is missing")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    add("--epochs", type=int, default=10)
+    add("--batch-size", type=int, default=64)
+    add("--lr", type=float, default=5e-3, help="NIT's learning rate, decayed to 0 by a cosine")
+    add("--stbp-lr", type=float, default=2e-3, help="the learning rate of STBP and STBP-N")
+    add("--replicas", type=int, default=64, help="noisy copies of each sample")
+    add("--steps", type=int, default=4, help="time steps T")
+    add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
+    add("--output-sigma", type=float, default=0.15, help="noise of the output neurons")
+    add("--seed", type=int, default=0)
+    add("--device", default="cpu")
+    add("--output", type=Path, default=Path(default_output), help="where the results go")
+    add("--resume", action="store_true", help="go on from the checkpoints in --output")
+    return parser.parse_args()
+
+
+class Run:
+    """One network, one way of training it.
+
+    Args:
+        method: "nit", "stbp" or "stbp-n".
+        build: Makes the plain network of the framework.
+        swap: Makes its neurons noisy.
+        args: The command line.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        build: Callable[[], nn.Module],
+        swap: Callable[[nn.Module], nn.Module],
+        args: argparse.Namespace,
+    ) -> None:
+        torch.manual_seed(args.seed)
+        self.method, self.args = method, args
+        self.net = build().to(args.device)
+        if method != "stbp":
+            swap(self.net)
+        self.learner = (
+            NITLearner(self.net, replicas=args.replicas, seed=args.seed)
+            if method == "nit"
+            else None
+        )
+        lr = args.lr if method == "nit" else args.stbp_lr
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=lr)
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.args.output / f"{self.method}.pt"
+
+    def train(self, splits: Splits) -> None:
+        """Trains for the epochs that are still missing; writes a checkpoint after each."""
+        images, labels = (t.to(self.args.device) for t in splits.train.tensors)
+        batches = -(-len(labels) // self.args.batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimizer, self.args.epochs * batches
+        )
+        if self.args.resume and self.checkpoint.exists():
+            self._load(schedule)
+        for epoch in range(len(self.history), self.args.epochs):
+            torch.manual_seed(self.args.seed + 1000 * (epoch + 1))
+            started, total = time.perf_counter(), 0.0
+            order = shuffled(len(labels), self.args.batch_size)
+            for rows in tqdm(order, total=batches, desc=f"{self.method} {epoch + 1}", leave=False):
+                total += self.step(images[rows], labels[rows]) * len(rows)
+                schedule.step()
+            self.history.append(
+                {
+                    "epoch": epoch + 1,
+                    "train_loss": total / len(labels),
+                    "seconds": time.perf_counter() - started,
+                    "validation": accuracy(self.net, splits.validation),
+                }
+            )
+            self._save(schedule)
+            last = self.history[-1]
+            print(
+                f"{self.method:>6} epoch {epoch + 1:>2}  loss {last['train_loss']:.3f}  "
+                f"validation {last['validation']:.2f}%  {last['seconds']:.1f} s",
+                flush=True,
+            )
+
+    def step(self, x: Tensor, y: Tensor) -> float:
+        """One update; returns the mean loss."""
+        self.optimizer.zero_grad()
+        if self.learner is not None:
+            with self.learner.record():
+                xr, yr = self.learner.expand(x, y)
+                losses = F.cross_entropy(self.net(xr), yr, reduction="none")
+            loss = self.learner.backward(losses)
+        else:
+            loss = F.cross_entropy(self.net(x), y)
+            loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def result(self, splits: Splits) -> dict[str, Any]:
+        """The row of the results' table: test accuracies in percent."""
+        torch.manual_seed(self.args.seed)
+        row = {"method": self.method, "test": accuracy(self.net, splits.test)}
+        if self.method != "stbp":
+            row["test_mean_of_16_draws"] = accuracy(self.net, splits.test, draws=16)
+            with noise_off(self.net):
+                row["test_noise_off"] = accuracy(self.net, splits.test)
+        return {**row, "history": self.history}
+
+    def _save(self, schedule: Any) -> None:
+        state = {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "learner": self.learner.state_dict() if self.learner else None,
+            "history": self.history,
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)  # a run that is killed here keeps the old checkpoint
+
+    def _load(self, schedule: Any) -> None:
+        state = torch.load(self.checkpoint)
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        if self.learner is not None:
+            self.learner.load_state_dict(state["learner"])
+        self.history = state["history"]
+
+
+def shuffled(count: int, size: int) -> Iterator[Tensor]:
+    """Row numbers of the batches of one epoch."""
+    yield from torch.randperm(count).split(size)
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, dataset: Any, draws: int = 1, size: int = 2000) -> float:
+    """Percent of right answers, with `draws` draws of the noise averaged per image."""
+    device = next(net.parameters()).device
+    right = 0
+    for x, y in zip(*(t.split(size) for t in dataset.tensors), strict=True):
+        scores = sum(F.softmax(net(x.to(device)), 1) for _ in range(draws))
+        right += (scores.argmax(1).cpu() == y).sum().item()
+    return 100 * right / len(dataset)
+
+
+def run_all(
+    build: Callable[[], nn.Module], swap_options: dict[str, Any], args: argparse.Namespace
+) -> tuple[dict[str, Run], Splits]:
+    """Trains by every method asked for; writes results.json and prints the table."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
+    runs = {}
+    for method in args.methods:
+        run = Run(method, build, lambda net: swap_neurons(net, **swap_options), args)
+        run.train(splits)
+        runs[method] = run
+    rows = [run.result(splits) for run in runs.values()]
+    results = {
+        "dataset": args.dataset,
+        "images": {part: len(getattr(splits, part)) for part in splits._fields},
+        "command": " ".join(["python", *sys.argv]),
+        "seed": args.seed,
+        "versions": {n: version(n) for n in ("nit-snn", "torch", "snntorch", "spikingjelly")},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {processor()}, {torch.get_num_threads()} threads",
+        "rows": rows,
+    }
+    (args.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\n{'method':<8}{'test':>8}{'16 draws':>10}{'noise off':>11}")
+    for row in rows:
+        cells = [row.get(key) for key in ("test", "test_mean_of_16_draws", "test_noise_off")]
+        shown = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
+        print(f"{row['method']:<8}{shown[0]:>8}{shown[1]:>10}{shown[2]:>11}")
+    return runs, splits
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown processor"
