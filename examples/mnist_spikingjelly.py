@@ -23,7 +23,6 @@ class Net(nn.Module):
         super().__init__()
         self.steps = steps
         self.body = nn.Sequential(
-            layer.Flatten(),
             layer.Linear(784, 50),
             neuron.LIFNode(tau=2.0, decay_input=False),
             layer.Linear(50, 10),
@@ -33,13 +32,13 @@ class Net(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         functional.reset_net(self)
-        x = images.unsqueeze(0).repeat(self.steps, 1, 1, 1, 1)
+        x = images.flatten(1).unsqueeze(0).expand(self.steps, -1, -1)  # the same at each step
         return self.body(x).sum(0)
 
 
 def main() -> None:
     args = training.parse_arguments(__doc__.splitlines()[0], "runs/mnist_spikingjelly")
-    sigma = {"body.2": args.sigma, "body.4": args.output_sigma}
+    sigma = {"body.1": args.sigma, "body.3": args.output_sigma}
     runs, splits = training.run_all(lambda: Net(args.steps), {"sigma": sigma}, args)
     pictures.accuracy_over_epochs(
         {method: run.history for method, run in runs.items()}, args.output / "accuracy.png"

@@ -54,7 +54,7 @@ def inside(net: nn.Module, image: Tensor, path: Path, seed: int, repeats: int = 
     )
     for ax, (name, activity) in zip(axes, layers.items(), strict=False):
         _raster(ax, name, activity)
-    _membrane(axes[-2], axes[-1], hidden)
+    _membrane(axes[-2], axes[-1], hidden, steps)
     for ax in axes:
         for boundary in range(0, len(hidden.spikes) + 1, steps):
             ax.axvline(boundary - 0.5, color="0.85", lw=0.8, zorder=0)
@@ -67,26 +67,27 @@ def inside(net: nn.Module, image: Tensor, path: Path, seed: int, repeats: int = 
 def _raster(ax: plt.Axes, name: str, activity: Activity) -> None:
     spikes = torch.stack(activity.spikes).flatten(1)
     times, neurons = spikes.nonzero(as_tuple=True)
-    ax.scatter(times, neurons, marker="|", s=30, color="k", lw=1)
+    ax.scatter(times, neurons, marker=".", s=14, color="k", lw=0)
     ax.set(ylabel=f"neuron of {name}", ylim=(-1, spikes.shape[1]))
 
 
-def _membrane(ax: plt.Axes, noise_ax: plt.Axes, activity: Activity) -> None:
+def _membrane(ax: plt.Axes, noise_ax: plt.Axes, activity: Activity, steps: int) -> None:
     spikes, membranes, drifts, noises = (
         torch.stack(values).flatten(1)
         for values in (activity.spikes, activity.membranes, activity.drifts, activity.noises)
     )
     # The neuron nearest to firing half of the time shows the most.
     neuron = int((spikes.mean(0) - 0.5).abs().argmin())
-    times = range(len(spikes))
-    ax.plot(times, drifts[:, neuron], ".--", color="C0", alpha=0.6, label="drift $m_t$")
-    ax.plot(
-        times, membranes[:, neuron], ".-", color="C0", label=r"membrane $u_t=m_t+\sigma\epsilon_t$"
-    )
+    times = torch.arange(len(spikes))
+    for start in range(0, len(times), steps):  # the line breaks where the membrane was reset
+        part = slice(start, start + steps)
+        ax.plot(times[part], drifts[part, neuron], ".--", color="C0", alpha=0.6)
+        ax.plot(times[part], membranes[part, neuron], ".-", color="C0")
+    ax.plot([], [], ".--", color="C0", alpha=0.6, label="drift $m_t$")
+    ax.plot([], [], ".-", color="C0", label=r"membrane $u_t=m_t+\sigma\epsilon_t$")
     ax.axhline(1.0, color="C3", lw=1, label="threshold")
     fired = spikes[:, neuron].bool()
-    top = membranes[fired, neuron]
-    ax.plot([t for t in times if fired[t]], top, "*", color="C3", ms=9, label="spike")
+    ax.plot(times[fired], membranes[fired, neuron], "*", color="C3", ms=9, label="spike")
     ax.set(ylabel=f"neuron {neuron}")
     ax.legend(ncols=4, fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.25))
     noise_ax.bar(times, noises[:, neuron], color="C2", width=0.5)

@@ -22,11 +22,13 @@ from .errors import (
     RecordingError,
     UnreachedParameterWarning,
 )
+from .expansion import Expansion
 from .neurons.base import NoisyNeuron, noisy_neurons
 from .noise import ReplicaNoise
-from .recording import Expansion, Recording, Tap
+from .recording import Recording
 from .swap import spiking_modules
 from .synapses import gradient_function
+from .taps import Tap
 
 _ATTACHED: WeakKeyDictionary[NoisyNeuron, ReferenceType[NITLearner]] = WeakKeyDictionary()
 
@@ -176,15 +178,8 @@ class NITLearner:
         if len({x.shape[dim] for x in tensors}) > 1:
             sizes = ", ".join(str(x.shape[dim]) for x in tensors)
             raise ValueError(f"The batch sizes along dim={dim} differ: {sizes}.")
-        expanded = []
-        for x in tensors:
-            expansion = Expansion(x, self.replicas, dim, 0)
-            repeated = expansion.repeat(x)
-            if repeated.data_ptr() == x.data_ptr():  # one replica: never hand out an alias
-                repeated = repeated.clone()
-            expansion.version = repeated._version
-            expanded.append(expansion.mark(repeated))
-        return expanded[0] if len(expanded) == 1 else tuple(expanded)
+        expanded = tuple(Expansion(x, self.replicas, dim).make() for x in tensors)
+        return expanded[0] if len(expanded) == 1 else expanded
 
     def backward(self, losses: Any) -> Tensor:
         """Adds the gradient of the mean loss to `.grad` of every parameter it can reach.

@@ -1,14 +1,13 @@
 """What one recorded forward pass leaves behind, and how it is gathered.
 
-While a pass is recorded, a `Tap` stands in for the forward of each registered synapse and marks its
-output with a `Source`; a noisy neuron that gets a marked current knows its synapse, so that
-no autograd graph need be kept. Any other current takes the general route: its drift is kept
+A noisy neuron's drift depends on its parameters in one of two ways. If its current came straight
+from a registered synapse (see `taps`), only that is remembered. Any other drift is kept
 with its local graph, which ends at the spikes of the noisy layer before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,141 +19,7 @@ from .neurons.base import Charge, NoisyNeuron
 from .neurons.functional import perturb
 from .noise import ReplicaNoise
 from .rules import weighted_score
-from .synapses import SynapseGradient
-
-_MARK = "_nit_source"
-_EXPANDED = "_nit_expanded"
-
-
-@dataclass(eq=False)
-class Expansion:
-    """A tensor that `expand` made by repeating `original` C times along `dim`."""
-
-    original: Tensor
-    replicas: int
-    dim: int
-    version: int
-
-    @staticmethod
-    def of(x: Tensor) -> Expansion | None:
-        """How `x` was expanded, unless it was written to since."""
-        expansion = getattr(x, _EXPANDED, None)
-        return expansion if expansion is not None and expansion.version == x._version else None
-
-    def mark(self, x: Tensor) -> Tensor:
-        setattr(x, _EXPANDED, self)
-        return x
-
-    def repeat(self, x: Tensor) -> Tensor:
-        """Repeats a tensor as `original` was repeated."""
-        return (
-            x.unsqueeze(self.dim)
-            .expand(*x.shape[: self.dim], self.replicas, *x.shape[self.dim :])
-            .flatten(self.dim, self.dim + 1)
-        )
-
-    def fold(self, x: Tensor) -> Tensor:
-        """Sums over the replicas: the transpose of `repeat`."""
-        return x.unflatten(self.dim, (self.replicas, -1)).sum(self.dim)
-
-
-@dataclass(eq=False)
-class Source:
-    """One call of a registered synapse: what went in, and which tensor came out."""
-
-    name: str
-    module: nn.Module
-    gradient: SynapseGradient
-    activity: Tensor
-    activity_version: int
-    output_shape: torch.Size
-    output_version: int
-
-    @staticmethod
-    def of(current: Tensor) -> Source | None:
-        """The call that made `current`, if `current` is its output, or a mere reshape of it.
-
-        An in-place operation on either, which would add to the graph, disqualifies.
-        """
-        tensor = current
-        source = getattr(tensor, _MARK, None)
-        if source is None and current._is_view() and current._base is not None:
-            tensor = current._base
-            same = current.numel() == tensor.numel() and current.data_ptr() == tensor.data_ptr()
-            if same and current.is_contiguous() and tensor.is_contiguous():
-                source = getattr(tensor, _MARK, None)
-        return source if source is not None and source.output_version == current._version else None
-
-    def parameter_gradients(self, cotangent: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Gradients of the module's trainable parameters for a cotangent of its output."""
-        if self.activity._version != self.activity_version:
-            raise RecordingError(
-                f"The input of {self.name} was changed in place after {self.name} had used it. "
-                "Clone it before writing to it."
-            )
-        cotangent = cotangent.reshape(self.output_shape)
-        activity, expansion = self.activity, Expansion.of(self.activity)
-        if expansion is not None:
-            activity, cotangent = expansion.original, expansion.fold(cotangent)
-        for name, gradient in self.gradient(self.module, activity.detach(), cotangent).items():
-            parameter = self.module._parameters[name]
-            if parameter is not None and parameter.requires_grad:
-                yield parameter, gradient
-
-
-class Tap:
-    """Stands in for the forward of a registered synapse while a pass is recorded.
-
-    An input that comes again, as under direct encoding, gives the same output again; an input made
-    by `expand` is put through the layer once per sample, not once per replica.
-    """
-
-    def __init__(self, name: str, module: nn.Module, gradient: SynapseGradient) -> None:
-        self.name = name
-        self.module = module
-        self.gradient = gradient
-        self._forward: Callable[..., Tensor] = module.forward
-        self._shadowed = vars(module).get("forward")
-        self._last: tuple[tuple[object, ...], Tensor, Tensor] | None = None
-
-    def install(self) -> None:
-        self.module.forward = self
-
-    def remove(self) -> None:
-        self._last = None
-        if vars(self.module).get("forward") is self:
-            del self.module.forward
-            if self._shadowed is not None:
-                self.module.forward = self._shadowed
-
-    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
-            return self._forward(*args, **kwargs)
-        x = args[0]
-        if x.requires_grad:  # more parameters lie before this layer: the graph must see it
-            return self._forward(x)
-        versions = (
-            torch.is_grad_enabled(),
-            torch.is_autocast_enabled(x.device.type),
-            x._version,
-            *(p._version for p in self.module.parameters()),
-        )
-        if self._last is not None:
-            seen, last, output = self._last
-            source = Source.of(output)
-            if last is x and seen == versions and source is not None:
-                return output
-        expansion = Expansion.of(x)
-        if expansion is None:
-            output = self._forward(x)
-        else:
-            output = expansion.repeat(self._forward(expansion.original))
-        source = Source(
-            self.name, self.module, self.gradient, x, x._version, output.shape, output._version
-        )
-        setattr(output, _MARK, source)
-        self._last = (versions, x, output)
-        return output
+from .taps import Source, Tap
 
 
 @dataclass(eq=False)
@@ -242,8 +107,10 @@ class Recording:
                 f"A NITLearner learns from the noise, but that of {trace.name} is switched off. "
                 "Leave noise_off() before learner.record()."
             )
-        local = any(x.requires_grad for x in charge.local)
-        source = None if local else Source.of(charge.current)
+        if any(x.requires_grad for x in charge.local):
+            source, static = None, False
+        else:
+            source, static = Source.of(charge.current)
         with torch.set_grad_enabled(source is None):
             drift = charge.drift()
         self._check_rows(trace.name, drift)
@@ -257,7 +124,7 @@ class Recording:
                 noise if self.store_noise else None,
                 charge.gain,
                 source,
-                charge.step,
+                None if static else charge.step,
                 drift if source is None else None,
             )
             _remember(trace.events, event)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from nit_snn import NITLearner, swap_neurons
-from nit_snn.recording import Source
+from nit_snn.taps import Source
 
 STEPS = 3
 
@@ -112,6 +112,26 @@ def conv_block(dims: int, **options: Any) -> nn.Module:
     return conv(2, 4, 3, **options)
 
 
+class StaticSequence(nn.Module):
+    """Runs a body in step mode "m" on an input, or a first current, that is the same at all steps.
+
+    `expand` keeps it one slice in memory, and the learner sees that.
+    """
+
+    def __init__(self, first: nn.Module, rest: nn.Module, current: bool) -> None:
+        super().__init__()
+        self.first, self.rest, self.current = first, rest, current
+        functional.set_step_mode(rest, "m")
+        if not current:
+            functional.set_step_mode(first, "m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.reset_net(self)
+        x = self.first(x) if self.current else x
+        x = x.unsqueeze(0).expand(STEPS, *x.shape)
+        return self.rest(x if self.current else self.first(x)).flatten(2).sum(0)
+
+
 IMAGE = (2, 6, 6)
 # name: (network, input shape without batch, synapses that must take the fast route)
 NETWORKS: dict[str, tuple[Any, tuple[int, ...], set[str]]] = {
@@ -184,6 +204,28 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...], set[str]]] = {
         ),
         (4,),
         {"body.0", "body.3"},
+    ),
+    "linear, static sequence": (
+        lambda: StaticSequence(
+            layer.Linear(4, 5), seq(neuron.LIFNode(), layer.Linear(5, 2), neuron.IFNode()), False
+        ),
+        (4,),
+        {"first", "rest.1"},
+    ),
+    "conv, static sequence": (
+        lambda: StaticSequence(layer.Conv2d(2, 3, 3), seq(neuron.LIFNode()), False),
+        IMAGE,
+        {"first"},
+    ),
+    "conv, static current": (
+        lambda: StaticSequence(layer.Conv2d(2, 3, 3), seq(neuron.LIFNode()), True),
+        IMAGE,
+        {"first"},
+    ),
+    "linear, static current, reshaped input": (
+        lambda: StaticSequence(seq(nn.Flatten(), nn.Linear(72, 3)), seq(neuron.LIFNode()), True),
+        IMAGE,
+        {"first.1"},
     ),
     "container over time": (
         lambda: MultiStep(
@@ -297,13 +339,50 @@ def test_input_gradients_come_from_the_general_route() -> None:
     torch.testing.assert_close(x.grad, bias_only @ net.body[0].weight.detach())
 
 
-def test_static_input_goes_through_the_first_layer_once_per_sample() -> None:
-    net = swap_neurons(SnnTorchNet())
-    shapes: list[torch.Size] = []
-    net.fc1.forward = lambda x: shapes.append(x.shape) or nn.Linear.forward(net.fc1, x)
-    gradients(net, torch.randn(5, 4))
-    assert shapes == [(5, 4)]
-    assert "forward" in vars(net.fc1)  # a forward that the user put there is put back
+@pytest.mark.parametrize(
+    ("name", "layer_name", "rows"),
+    [
+        ("snntorch", "fc1", (5,)),
+        ("spikingjelly multi-step", "body.0", (3, 20)),  # repeat() copies: no way to know
+        ("linear, static sequence", "first", (1, 5)),
+        ("conv, static sequence", "first", (1, 5)),
+        ("linear, static current, reshaped input", "first.1", (5,)),
+    ],
+)
+def test_static_input_goes_through_the_first_layer_once_per_sample(
+    name: str, layer_name: str, rows: tuple[int, ...]
+) -> None:
+    build, shape, _ = NETWORKS[name]
+    net = swap_neurons(build())
+    first = net.get_submodule(layer_name)
+    shapes: list[tuple[int, ...]] = []
+
+    def forward(x: Tensor) -> Tensor:
+        shapes.append(tuple(x.shape[: len(rows)]))
+        return type(first).forward(first, x)
+
+    first.forward = forward
+    gradients(net, torch.randn(5, *shape))
+    assert shapes == [rows]
+    assert first.forward is forward  # a forward that the user put there is put back
+
+
+def test_time_first_input_is_expanded_along_its_second_dimension() -> None:
+    net = swap_neurons(
+        nn.Sequential(layer.Linear(4, 3, step_mode="m"), neuron.LIFNode(step_mode="m"))
+    ).double()
+    x = torch.randn(STEPS, 5, 4, dtype=torch.float64)
+    found = []
+    for route in ("auto", "general"):
+        functional.reset_net(net)
+        learner = NITLearner(net, replicas=4, seed=1, route=route)
+        net.zero_grad()
+        with learner.record():
+            losses = net(learner.expand(x, dim=1)).sum(0).square().sum(1)
+        learner.backward(losses)
+        learner.close()
+        found.append(net[0].weight.grad.clone())
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
 
 
 def test_weights_changed_between_steps_are_not_served_from_memory() -> None:
