@@ -10,7 +10,6 @@ Results, checkpoints and pictures are written to --output.
 
 from __future__ import annotations
 
-import pictures
 import snntorch as snn
 import torch
 import training
@@ -18,37 +17,40 @@ from torch import Tensor, nn
 
 
 class Net(nn.Module):
-    """Two dense layers of Leaky neurons; the output membranes are summed over time."""
+    """784-50-10 of Leaky neurons, T steps of the same image.
 
-    def __init__(self, steps: int) -> None:
+    The readout sums the currents of the output layer over time. With `spiking_output` the ten
+    outputs are Leaky neurons too, and their membranes are summed instead.
+    """
+
+    def __init__(self, steps: int, spiking_output: bool = False) -> None:
         super().__init__()
         self.steps = steps
         self.fc1 = nn.Linear(784, 50)
         self.lif1 = snn.Leaky(beta=0.9, reset_mechanism="zero")
         self.fc2 = nn.Linear(50, 10)
-        self.lif2 = snn.Leaky(beta=0.9, reset_mechanism="zero")
+        self.lif2 = snn.Leaky(beta=0.9, reset_mechanism="zero") if spiking_output else None
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.flatten(1)
-        mem1, mem2 = self.lif1.reset_mem(), self.lif2.reset_mem()
-        membranes = []
+        mem1, outputs = self.lif1.reset_mem(), []
+        mem2 = self.lif2.reset_mem() if self.lif2 else None
         for _ in range(self.steps):
             spk1, mem1 = self.lif1(self.fc1(x), mem1)
-            _, mem2 = self.lif2(self.fc2(spk1), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes).sum(0)
+            out = self.fc2(spk1)
+            if self.lif2:
+                _, mem2 = self.lif2(out, mem2)
+                out = mem2
+            outputs.append(out)
+        return torch.stack(outputs).sum(0)
 
 
 def main() -> None:
     args = training.parse_arguments(__doc__.splitlines()[0], "runs/mnist_snntorch")
-    sigma = {"lif1": args.sigma, "lif2": args.output_sigma}
-    runs, splits = training.run_all(lambda: Net(args.steps), {"sigma": sigma}, args)
-    pictures.accuracy_over_epochs(
-        {method: run.history for method, run in runs.items()}, args.output / "accuracy.png"
-    )
-    if "nit" in runs:
-        image = splits.test.tensors[0][0].to(args.device)
-        pictures.inside(runs["nit"].net, image, args.output / "inside.png", args.seed)
+    sigma = {"lif1": args.sigma}
+    if args.spiking_output:
+        sigma["lif2"] = args.output_sigma
+    training.main(lambda: Net(args.steps, args.spiking_output), sigma, args)
 
 
 if __name__ == "__main__":

@@ -10,42 +10,42 @@ noise and with it (STBP-N). Results, checkpoints and pictures are written to --o
 
 from __future__ import annotations
 
-import pictures
 import training
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
 
 class Net(nn.Module):
-    """Two dense layers of LIF nodes; the output spikes are counted over time."""
+    """784-50-10 of LIF nodes in multi-step mode, T steps of the same image.
 
-    def __init__(self, steps: int) -> None:
+    The readout sums the currents of the output layer over time. With `spiking_output` the ten
+    outputs are LIF nodes too, and their spikes are counted instead.
+    """
+
+    def __init__(self, steps: int, spiking_output: bool = False) -> None:
         super().__init__()
         self.steps = steps
-        self.body = nn.Sequential(
-            layer.Linear(784, 50),
-            neuron.LIFNode(tau=2.0, decay_input=False),
-            layer.Linear(50, 10),
-            neuron.LIFNode(tau=2.0, decay_input=False),
-        )
+        self.fc1 = layer.Linear(784, 50)
+        self.lif1 = neuron.LIFNode(tau=2.0, decay_input=False)
+        self.fc2 = layer.Linear(50, 10)
+        self.lif2 = neuron.LIFNode(tau=2.0, decay_input=False) if spiking_output else None
         functional.set_step_mode(self, "m")
 
     def forward(self, images: Tensor) -> Tensor:
         functional.reset_net(self)
         x = images.flatten(1).unsqueeze(0).expand(self.steps, -1, -1)  # the same at each step
-        return self.body(x).sum(0)
+        out = self.fc2(self.lif1(self.fc1(x)))
+        if self.lif2:
+            out = self.lif2(out)
+        return out.sum(0)
 
 
 def main() -> None:
     args = training.parse_arguments(__doc__.splitlines()[0], "runs/mnist_spikingjelly")
-    sigma = {"body.1": args.sigma, "body.3": args.output_sigma}
-    runs, splits = training.run_all(lambda: Net(args.steps), {"sigma": sigma}, args)
-    pictures.accuracy_over_epochs(
-        {method: run.history for method, run in runs.items()}, args.output / "accuracy.png"
-    )
-    if "nit" in runs:
-        image = splits.test.tensors[0][0].to(args.device)
-        pictures.inside(runs["nit"].net, image, args.output / "inside.png", args.seed)
+    sigma = {"lif1": args.sigma}
+    if args.spiking_output:
+        sigma["lif2"] = args.output_sigma
+    training.main(lambda: Net(args.steps, args.spiking_output), sigma, args)
 
 
 if __name__ == "__main__":

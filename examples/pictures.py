@@ -65,20 +65,20 @@ def inside(net: nn.Module, image: Tensor, path: Path, seed: int, repeats: int = 
 
 
 def _raster(ax: plt.Axes, name: str, activity: Activity) -> None:
-    spikes = torch.stack(activity.spikes).flatten(1)
-    times, neurons = spikes.nonzero(as_tuple=True)
+    spikes = torch.stack(activity.spikes).flatten(1).cpu().numpy()
+    times, neurons = spikes.nonzero()
     ax.scatter(times, neurons, marker=".", s=14, color="k", lw=0)
     ax.set(ylabel=f"neuron of {name}", ylim=(-1, spikes.shape[1]))
 
 
 def _membrane(ax: plt.Axes, noise_ax: plt.Axes, activity: Activity, steps: int) -> None:
     spikes, membranes, drifts, noises = (
-        torch.stack(values).flatten(1)
+        torch.stack(values).flatten(1).cpu().numpy()
         for values in (activity.spikes, activity.membranes, activity.drifts, activity.noises)
     )
     # The neuron nearest to firing half of the time shows the most.
-    neuron = int((spikes.mean(0) - 0.5).abs().argmin())
-    times = torch.arange(len(spikes))
+    neuron = int(abs(spikes.mean(0) - 0.5).argmin())
+    times = torch.arange(len(spikes)).numpy()
     for start in range(0, len(times), steps):  # the line breaks where the membrane was reset
         part = slice(start, start + steps)
         ax.plot(times[part], drifts[part, neuron], ".--", color="C0", alpha=0.6)
@@ -86,7 +86,7 @@ def _membrane(ax: plt.Axes, noise_ax: plt.Axes, activity: Activity, steps: int) 
     ax.plot([], [], ".--", color="C0", alpha=0.6, label="drift $m_t$")
     ax.plot([], [], ".-", color="C0", label=r"membrane $u_t=m_t+\sigma\epsilon_t$")
     ax.axhline(1.0, color="C3", lw=1, label="threshold")
-    fired = spikes[:, neuron].bool()
+    fired = spikes[:, neuron] > 0
     ax.plot(times[fired], membranes[fired, neuron], "*", color="C3", ms=9, label="spike")
     ax.set(ylabel=f"neuron {neuron}")
     ax.legend(ncols=4, fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.25))

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pictures
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,11 +42,12 @@ def parse_arguments(description: str, default_output: str) -> argparse.Namespace
     add("--epochs", type=int, default=10)
     add("--batch-size", type=int, default=64)
     add("--lr", type=float, default=5e-3, help="NIT's learning rate, decayed to 0 by a cosine")
-    add("--stbp-lr", type=float, default=2e-3, help="the learning rate of STBP and STBP-N")
+    add("--stbp-lr", type=float, default=2e-3, help="learning rate of STBP and STBP-N")
     add("--replicas", type=int, default=64, help="noisy copies of each sample")
     add("--steps", type=int, default=4, help="time steps T")
     add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
-    add("--output-sigma", type=float, default=0.15, help="noise of the output neurons")
+    add("--spiking-output", action="store_true", help="spiking neurons in the output layer too")
+    add("--output-sigma", type=float, default=0.15, help="noise of these")
     add("--seed", type=int, default=0)
     add("--device", default="cpu")
     add("--output", type=Path, default=Path(default_output), help="where the results go")
@@ -59,7 +61,7 @@ class Run:
     Args:
         method: "nit", "stbp" or "stbp-n".
         build: Makes the plain network of the framework.
-        swap: Makes its neurons noisy.
+        sigma: Noise level of each of its neurons.
         args: The command line.
     """
 
@@ -67,14 +69,14 @@ class Run:
         self,
         method: str,
         build: Callable[[], nn.Module],
-        swap: Callable[[nn.Module], nn.Module],
+        sigma: dict[str, float],
         args: argparse.Namespace,
     ) -> None:
         torch.manual_seed(args.seed)
         self.method, self.args = method, args
         self.net = build().to(args.device)
         if method != "stbp":
-            swap(self.net)
+            swap_neurons(self.net, sigma)
         self.learner = (
             NITLearner(self.net, replicas=args.replicas, seed=args.seed)
             if method == "nit"
@@ -182,18 +184,35 @@ def accuracy(net: nn.Module, dataset: Any, draws: int = 1, size: int = 2000) -> 
     return 100 * right / len(dataset)
 
 
-def run_all(
-    build: Callable[[], nn.Module], swap_options: dict[str, Any], args: argparse.Namespace
-) -> tuple[dict[str, Run], Splits]:
-    """Trains by every method asked for; writes results.json and prints the table."""
+def main(build: Callable[[], nn.Module], sigma: dict[str, float], args: argparse.Namespace) -> None:
+    """Trains by every method asked for; writes results and pictures, and prints the table.
+
+    Args:
+        build: Makes the plain network of the framework.
+        sigma: Noise level of each of its neurons.
+        args: The command line.
+    """
     args.output.mkdir(parents=True, exist_ok=True)
     splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
     runs = {}
     for method in args.methods:
-        run = Run(method, build, lambda net: swap_neurons(net, **swap_options), args)
+        run = Run(method, build, sigma, args)
         run.train(splits)
         runs[method] = run
     rows = [run.result(splits) for run in runs.values()]
+    write_results(rows, splits, args)
+    print_table(rows)
+    pictures.accuracy_over_epochs(
+        {method: run.history for method, run in runs.items()}, args.output / "accuracy.png"
+    )
+    noisy = [run for run in runs.values() if run.method != "stbp"]
+    if noisy:
+        image = splits.test.tensors[0][0].to(args.device)
+        pictures.inside(noisy[0].net, image, args.output / "inside.png", args.seed)
+
+
+def write_results(rows: list[dict[str, Any]], splits: Splits, args: argparse.Namespace) -> None:
+    """results.json: the numbers, and all it takes to get them again."""
     results = {
         "dataset": args.dataset,
         "images": {part: len(getattr(splits, part)) for part in splits._fields},
@@ -205,12 +224,15 @@ def run_all(
         "rows": rows,
     }
     (args.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Test accuracies in percent."""
     print(f"\n{'method':<8}{'test':>8}{'16 draws':>10}{'noise off':>11}")
     for row in rows:
         cells = [row.get(key) for key in ("test", "test_mean_of_16_draws", "test_noise_off")]
         shown = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
         print(f"{row['method']:<8}{shown[0]:>8}{shown[1]:>10}{shown[2]:>11}")
-    return runs, splits
 
 
 def processor() -> str:
