@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint types format clean
 
 demo: $(READY)  ## trains 784-50-10 on the embedded MNIST subset by NIT, STBP and STBP-N
-	$(BIN)/python examples/mnist_snntorch.py --output runs/demo
+	NIT_SNN_DATA= $(BIN)/python examples/mnist_snntorch.py --output runs/demo
 
 test: $(READY) lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
