@@ -43,6 +43,7 @@ def parse_arguments(description: str, default_output: str) -> argparse.Namespace
     add("--batch-size", type=int, default=64)
     add("--lr", type=float, default=5e-3, help="NIT's learning rate, decayed to 0 by a cosine")
     add("--stbp-lr", type=float, default=2e-3, help="learning rate of STBP and STBP-N")
+    add("--weight-decay", type=float, default=0.02, help="AdamW's, for all methods")
     add("--replicas", type=int, default=64, help="noisy copies of each sample")
     add("--steps", type=int, default=4, help="time steps T")
     add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
@@ -83,7 +84,9 @@ class Run:
             else None
         )
         lr = args.lr if method == "nit" else args.stbp_lr
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=lr)
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=lr, weight_decay=args.weight_decay
+        )
         self.history: list[dict[str, float]] = []
 
     @property

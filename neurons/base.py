@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ class Charge:
         local: What enters the drift beside the current: the old membrane, a learnable decay.
         step: Which time step of a multi-step `current` is charged.
         pending: Computes what the framework adds to m after the noise, if anything.
+        threshold: Where the neuron fires.
+        fires: Whether a membrane fires, bool, (N, *).
     """
 
     current: Tensor
@@ -33,12 +35,15 @@ class Charge:
     local: tuple[Tensor, ...] = ()
     step: int | None = None
     pending: Callable[[], Tensor] | None = None
+    threshold: Tensor | float = 1.0
+    fires: Callable[[Tensor], Tensor] | None = None
 
 
 class Recorder(Protocol):
     """What is put into a neuron to give it its noise and to see what becomes of it."""
 
     needs_graph: bool
+    hides_membranes: bool
 
     def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
         """Returns the charged membrane with its noise; see `NoisyNeuron._perturb`."""
@@ -82,6 +87,39 @@ class NoisyNeuron(nn.Module):
             return self._recorder.perturb(self, charge)
         drift = charge.drift()
         return perturb(drift, self.sigma, torch.randn_like(drift)) if self.noise else drift
+
+    def set_sigma_learnable(self, learnable: bool) -> None:
+        """Makes `sigma` a parameter, which the `state_dict` then holds, or a fixed buffer again.
+
+        A scalar that is learnable gets one value per neuron, or per channel of a current with
+        spatial dimensions, when the first current shows how many there are.
+        """
+        value = self.sigma.detach()
+        del self.sigma
+        if learnable:
+            self.sigma = nn.Parameter(value)
+        else:
+            self.register_buffer("sigma", value, persistent=False)
+
+    def _fit_sigma(self, drift: Tensor) -> None:
+        """Gives a learnable scalar its shape; an optimizer may hold the parameter already."""
+        if self.sigma.dim() == 0 and isinstance(self.sigma, nn.Parameter):
+            shape = (drift.shape[1], *(1,) * (drift.dim() - 2)) if drift.dim() > 1 else ()
+            self.sigma.data = self.sigma.data.expand(shape).clone()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        saved = state_dict.get(prefix + "sigma")
+        if saved is not None:
+            if isinstance(self.sigma, nn.Parameter):
+                self.sigma.data = self.sigma.data.new_empty(saved.shape)
+            else:  # a learned sigma comes to a network where it is fixed
+                self.sigma = saved.detach().clone().to(self.sigma)
+                state_dict = {k: v for k, v in state_dict.items() if k != prefix + "sigma"}
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def why_not_conditional(self) -> str | None:
+        """Why a spike does not tell all that the membrane leaves behind; None if it does."""
+        raise NotImplementedError
 
     @contextmanager
     def _cut(self) -> Iterator[None]:

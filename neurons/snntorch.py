@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..compat import require
 from .base import Charge, NoisyNeuron
 from .functional import leaky_charge
+from .guard import guarded, unguarded
 
 require("snntorch", extra="snntorch")
 
@@ -44,6 +45,7 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
     graded_spikes_factor: Tensor
     spike_grad: Callable[[Tensor], Tensor]
     state_quant: Any
+    inhibition: bool
 
     def __init__(
         self, beta: float | Tensor, *args: Any, sigma: float | Tensor = 1.0, **options: Any
@@ -52,8 +54,13 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
         self._init_noise(sigma, like=self.beta)
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+        self.mem = unguarded(self.mem)
         with self._cut():
-            return super().forward(input_, mem)
+            output = super().forward(input_, None if mem is None else unguarded(mem))
+        if self._recorder is None or not self._recorder.hides_membranes:
+            return output
+        self.mem = guarded(self.mem)
+        return (output[0], self.mem) if isinstance(output, tuple) else output
 
     def _base_state_function(self, input_: Tensor) -> Tensor:
         mem, beta = self.mem, self.beta
@@ -64,8 +71,21 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
                 lambda: leaky_charge(input_, mem, beta),
                 local=(mem, beta),
                 pending=(lambda: -self.reset * self.threshold) if subtracts else None,
+                threshold=self.threshold,
+                fires=lambda membrane: membrane - self.threshold > 0,
             )
         )
+
+    def why_not_conditional(self) -> str | None:
+        if self.reset_mechanism != "zero":
+            return f"its reset mechanism is {self.reset_mechanism!r}, not 'zero'"
+        if self.inhibition:
+            return "inhibition couples it to its neighbours"
+        if self.state_quant:
+            return "its membrane is quantised"
+        if not spikes_at_threshold(self.spike_grad):
+            return "its spike_grad does not fire at the threshold"
+        return None
 
     def fire(self, mem: Tensor) -> Tensor:
         if self._recorder is None:
@@ -81,6 +101,13 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
 
 #: What `swap_neurons` puts in the place of each neuron of the framework.
 NOISY = {snn.Leaky: NoisyLeaky}
+
+
+def spikes_at_threshold(spike: Callable[[Tensor], Tensor]) -> bool:
+    """Whether a surrogate's forward pass is the step function that snnTorch's equations have."""
+    distances = torch.tensor([-100.0, -0.01, 0.01, 100.0])
+    fired = [spike(distances) for _ in range(8)]  # a stochastic one gives itself away
+    return all(torch.equal(f.float(), (distances > 0).float()) for f in fired)
 
 
 def is_spiking(module: nn.Module) -> bool:

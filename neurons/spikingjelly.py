@@ -49,13 +49,28 @@ class _NoisyNode(NoisyNeuron):
         self, x: Tensor, v: Tensor, source: Tensor, step: int | None
     ) -> tuple[Tensor, Tensor]:
         h = self._perturb(
-            Charge(source, lambda: self._charge(x, v), self._gain, local=(v,), step=step)
+            Charge(
+                source,
+                lambda: self._charge(x, v),
+                self._gain,
+                local=(v,),
+                step=step,
+                threshold=self.v_threshold,
+                fires=lambda membrane: membrane - self.v_threshold >= 0,
+            )
         )
         spike = self.surrogate_function(h - self.v_threshold).to(x.dtype)
         carried = spike.detach() if self.detach_reset else spike
         if self.v_reset is None:
             return spike, soft_reset(h, carried, self.v_threshold)
         return spike, hard_reset(h, carried, self.v_reset)
+
+    def why_not_conditional(self) -> str | None:
+        if self.v_reset is None:
+            return "its reset is soft (v_reset=None)"
+        if not getattr(self.surrogate_function, "spiking", True):
+            return "its surrogate function is not in spiking mode"
+        return None
 
     def _sequence(self, x_seq: Tensor, v: Tensor) -> tuple[Tensor, list[Tensor]]:
         steps = x_seq.unbind(0)

@@ -10,6 +10,8 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
 from . import baselines, rules
 from .compat import loaded_neuron_families
@@ -51,10 +53,18 @@ class NITLearner:
     Args:
         net: A network whose spiking neurons are all noisy (see `nit_snn.swap_neurons`).
         replicas: C, how often each sample is put through the network with different noise.
-        rule: "nit", the unbiased estimator of Eq. 8.
+        rule: "nit", the unbiased estimator of Eq. 8, or "nit-s", the sign direction of Eq. 3
+            for the weights. It can be changed at any time: `learner.rule = "nit"`.
         baseline: "leave-one-out" (the mean loss of the other replicas of the same sample),
             "batch-mean" (the mean loss of all other rows) or "none".
         antithetic: Replica c + C/2 gets minus the noise of replica c.
+        conditional: Replace the noise by its mean given the spike (Rao-Blackwell): less variance,
+            no bias, but only for neurons that a spike resets to a constant, and for losses
+            that read no membrane. Anything else is refused.
+        learn_sigma: Learn the noise level of every neuron, or every channel behind a convolution,
+            by the second line of Eq. 8; `sigma` becomes a parameter of the neurons.
+        sigma_bounds: (smallest, largest) noise level; learned ones are put back between them
+            after each step of any optimizer.
         seed: Names the noise of all passes; None takes one from torch's global generator.
         store_noise: Keep the noise until `backward` (faster), or draw it again from its seed
             (less memory). Both give the same gradient.
@@ -88,16 +98,24 @@ class NITLearner:
         rule: str = "nit",
         baseline: str = "leave-one-out",
         antithetic: bool = False,
+        conditional: bool = False,
+        learn_sigma: bool = False,
+        sigma_bounds: tuple[float, float] = (0.05, 5.0),
         seed: int | None = None,
         store_noise: bool = True,
         route: str = "auto",
     ) -> None:
-        _check_options(replicas, rule, baseline, antithetic, route)
+        _check_options(replicas, baseline, antithetic, route)
+        _check_conditional(conditional, rule, store_noise)
+        _check_bounds(sigma_bounds)
         self.net = net
         self.replicas = replicas
+        self.conditional = conditional
         self.rule = rule
         self.baseline = baseline
         self.antithetic = antithetic
+        self.learn_sigma = learn_sigma
+        self.sigma_bounds = sigma_bounds
         self.store_noise = store_noise
         self.seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
         self.passes = 0
@@ -112,6 +130,32 @@ class NITLearner:
         self._warned = False
         for neuron in self._neurons.values():
             _ATTACHED[neuron] = ref(self)
+            if learn_sigma or neuron.sigma.requires_grad:
+                neuron.set_sigma_learnable(learn_sigma)
+        self._projection = _project_after_each_step(self) if learn_sigma else None
+
+    @property
+    def rule(self) -> str:
+        """The learning rule; it can be set at any time, for the passes recorded from then on."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: str) -> None:
+        if rule not in rules.NAMES:
+            raise AttachError(f"rule must be one of {rules.NAMES}, got {rule!r}.")
+        _check_conditional(self.conditional, rule, True)
+        self._rule = rule
+
+    def project(self) -> None:
+        """Puts learned noise levels back between their bounds (the paper's projection on Omega).
+
+        It is called after each step of any torch optimizer; only an update of another kind has to
+        call it itself.
+        """
+        if self.learn_sigma:
+            with torch.no_grad():
+                for neuron in self._neurons.values():
+                    neuron.sigma.clamp_(*self.sigma_bounds)
 
     def __repr__(self) -> str:
         return (
@@ -138,7 +182,14 @@ class NITLearner:
             yield self
             return
         self._warn_of_coupling()
-        recording = Recording(self._neurons, self._noise, self.passes, self.store_noise)
+        recording = Recording(
+            self._neurons,
+            self._noise,
+            self.passes,
+            rule=self.rule,
+            conditional=self.conditional,
+            store_noise=self.store_noise,
+        )
         self.passes += 1
         self._running = True
         try:
@@ -249,6 +300,8 @@ class NITLearner:
         """Detaches the learner; the network stays as it is, and can get another one."""
         self._recording = None
         self._closed = True
+        if self._projection is not None:
+            self._projection.remove()
         for neuron in self._neurons.values():
             if attached_learner(neuron) is self:
                 del _ATTACHED[neuron]
@@ -284,6 +337,8 @@ class NITLearner:
             "rule": self.rule,
             "baseline": self.baseline,
             "antithetic": self.antithetic,
+            "conditional": self.conditional,
+            "learn_sigma": self.learn_sigma,
         }
 
     def _weights(self, losses: Tensor) -> Tensor:
@@ -311,6 +366,20 @@ class NITLearner:
             raise AttachError(
                 "These spiking neurons are not noisy, so their surrogate gradients would enter "
                 f"the estimate: {', '.join(plain)}. Swap them with nit_snn.swap_neurons(net)."
+            )
+        reasons = {name: n.why_not_conditional() for name, n in self._neurons.items()}
+        refused = [f"{name} ({reason})" for name, reason in reasons.items() if reason]
+        if self.conditional and refused:
+            raise AttachError(
+                "conditional=True needs neurons that a spike resets to a constant. "
+                f"It would be biased in: {', '.join(refused)}."
+            )
+        low, high = self.sigma_bounds
+        outside = [n for n, m in self._neurons.items() if not _within(m.sigma, low, high)]
+        if self.learn_sigma and outside:
+            raise AttachError(
+                f"sigma starts outside of sigma_bounds={self.sigma_bounds} in: "
+                f"{', '.join(outside)}."
             )
         silent = [name for name, n in self._neurons.items() if not (n.sigma > 0).all()]
         if silent:
@@ -358,11 +427,10 @@ class NITLearner:
             )
 
 
-def _check_options(replicas: int, rule: str, baseline: str, antithetic: bool, route: str) -> None:
+def _check_options(replicas: int, baseline: str, antithetic: bool, route: str) -> None:
     if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
         raise AttachError(f"replicas must be a positive integer, got {replicas!r}.")
     for option, value, allowed in (
-        ("rule", rule, rules.NAMES),
         ("baseline", baseline, baselines.NAMES),
         ("route", route, ("auto", "general")),
     ):
@@ -376,6 +444,38 @@ def _check_options(replicas: int, rule: str, baseline: str, antithetic: bool, ro
             f"baseline {baseline!r} with antithetic={antithetic} needs at least {fewest} replicas, "
             f"got {replicas}."
         )
+
+
+def _check_conditional(conditional: bool, rule: str, store_noise: bool) -> None:
+    if conditional and rule != "nit":
+        raise AttachError(f"conditional=True belongs to rule 'nit', not to {rule!r}.")
+    if conditional and not store_noise:
+        raise AttachError(
+            "conditional=True needs store_noise=True: it depends on the spikes, which a second "
+            "draw of the noise does not give."
+        )
+
+
+def _check_bounds(bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    if not 0 < low <= high < float("inf"):
+        raise AttachError(f"sigma_bounds must be 0 < smallest <= largest, got {bounds}.")
+
+
+def _within(sigma: Tensor, low: float, high: float) -> bool:
+    return bool(((sigma >= low) & (sigma <= high)).all())
+
+
+def _project_after_each_step(learner: NITLearner) -> RemovableHandle:
+    """Projects after the step of any optimizer; holds no reference that keeps the learner alive."""
+    reference = ref(learner)
+
+    def hook(*_: Any) -> None:
+        held = reference()
+        if held is not None:
+            held.project()
+
+    return register_optimizer_step_post_hook(hook)
 
 
 def _make_taps(net: nn.Module) -> list[Tap]:

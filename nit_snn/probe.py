@@ -35,6 +35,7 @@ class _Probe:
     """A recorder that learns nothing and keeps everything."""
 
     needs_graph = False
+    hides_membranes = False
 
     def __init__(self) -> None:
         self.activities: dict[NoisyNeuron, Activity] = {}

@@ -18,7 +18,7 @@ from .errors import RecordingError
 from .neurons.base import Charge, NoisyNeuron
 from .neurons.functional import perturb
 from .noise import ReplicaNoise
-from .rules import weighted_score
+from .rules import Scores, conditional_scores, scores, sigma_gradient, weighted_score
 from .taps import Source, Tap
 
 
@@ -27,13 +27,14 @@ class Event:
     """One draw of noise, or the sum of several whose drifts depend alike on the parameters.
 
     Either `source` or `drift` says what the noise belongs to: the output of a synapse (all of it,
-    or one time `step` of it), or a drift that holds its local graph.
+    or one time `step` of it), or a drift that holds its local graph. Both may be missing where
+    only the noise level is learned.
     """
 
     calls: list[int]
     shape: torch.Size
     dtype: torch.dtype
-    noise: Tensor | None
+    scores: Scores | None
     gain: float
     source: Source | None
     step: int | None
@@ -67,16 +68,27 @@ class Recording:
         neurons: The noisy neurons by qualified name.
         noise: Where their noise comes from.
         index: Number of the pass.
-        store_noise: Keep the noise until it is gathered, instead of drawing it again.
+        rule: "nit" or "nit-s" (see `nit_snn.rules`).
+        conditional: Condition the scores on the spikes.
+        store_noise: Keep the scores until they are gathered, instead of drawing the noise again.
     """
 
     needs_graph = True
 
     def __init__(
-        self, neurons: dict[str, NoisyNeuron], noise: ReplicaNoise, index: int, store_noise: bool
+        self,
+        neurons: dict[str, NoisyNeuron],
+        noise: ReplicaNoise,
+        index: int,
+        *,
+        rule: str = "nit",
+        conditional: bool = False,
+        store_noise: bool = True,
     ) -> None:
         self.noise = noise
         self.index = index
+        self.rule = rule
+        self.hides_membranes = self.conditional = conditional
         self.store_noise = store_noise
         self.rows: int | None = None
         self.traces = {
@@ -114,21 +126,28 @@ class Recording:
         with torch.set_grad_enabled(source is None):
             drift = charge.drift()
         self._check_rows(trace.name, drift)
+        neuron._fit_sigma(drift)
         call, trace.calls = trace.calls, trace.calls + 1
         noise = self._draw(trace, call, drift.shape, drift.dtype)
-        if source is not None or drift.requires_grad:
+        membrane = perturb(drift.detach(), neuron.sigma.detach(), noise)
+        learn_sigma = neuron.sigma.requires_grad
+        if source is not None or drift.requires_grad or learn_sigma:
+            if self.conditional:
+                kept: Scores | None = _given_spikes(neuron, charge, drift.detach(), membrane, noise)
+            else:
+                kept = scores(noise, self.rule, learn_sigma) if self.store_noise else None
             event = Event(
                 [call],
                 drift.shape,
                 drift.dtype,
-                noise if self.store_noise else None,
+                kept,
                 charge.gain,
                 source,
                 None if static else charge.step,
                 drift if source is None else None,
             )
             _remember(trace.events, event)
-        return perturb(drift.detach(), neuron.sigma.detach(), noise)
+        return membrane
 
     def gather(self, weight: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Turns the noise into cotangents, for `torch.autograd.backward`.
@@ -142,30 +161,53 @@ class Recording:
         """
         drifts: list[tuple[Tensor, Tensor]] = []
         gradients: dict[nn.Parameter, Tensor] = {}
+        signed = self.rule == "nit-s"
+
+        def add(parameter: nn.Parameter, gradient: Tensor) -> None:
+            held = gradients.get(parameter)
+            gradients[parameter] = gradient if held is None else held + gradient
+
         for trace in self.traces.values():
+            sigma = trace.neuron.sigma.detach()
             sequences: dict[Source, dict[int, Tensor]] = {}
             for event in trace.events:
-                cotangent = weighted_score(self._noise_of(trace, event), weight, trace.neuron.sigma)
-                if event.drift is not None:
-                    drifts.append((event.drift, cotangent.to(event.drift.dtype)))
-                elif event.source is not None and event.step is None:
-                    _add(gradients, event.source, cotangent * event.gain)
-                elif event.source is not None and event.step is not None:
+                total = self._scores_of(trace, event)
+                if isinstance(trace.neuron.sigma, nn.Parameter) and total.sigma is not None:
+                    add(trace.neuron.sigma, sigma_gradient(total.sigma, weight, sigma))
+                cotangent = weighted_score(total.drift, weight, sigma, self.rule)
+                if event.source is None:
+                    if event.drift is not None and event.drift.requires_grad:
+                        drifts.append((event.drift, cotangent.to(event.drift.dtype)))
+                    continue
+                if not signed:
+                    cotangent = cotangent * event.gain
+                if event.step is None:
+                    for pair in event.source.parameter_gradients(cotangent, signed):
+                        add(*pair)
+                else:
                     slots = sequences.setdefault(event.source, {})
-                    scaled = cotangent * event.gain
-                    slots[event.step] = slots.get(event.step, 0) + scaled
+                    slots[event.step] = slots.get(event.step, 0) + cotangent
             for source, slots in sequences.items():
-                _add(gradients, source, torch.stack([slots[step] for step in sorted(slots)]))
+                stacked = torch.stack([slots[step] for step in sorted(slots)])
+                for pair in source.parameter_gradients(stacked, signed):
+                    add(*pair)
         pairs = [*drifts, *((p, g.to(p.dtype)) for p, g in gradients.items())]
         return [tensor for tensor, _ in pairs], [cotangent for _, cotangent in pairs]
 
-    def _noise_of(self, trace: LayerTrace, event: Event) -> Tensor:
-        if event.noise is not None:
-            return event.noise
-        noise = self._draw(trace, event.calls[0], event.shape, event.dtype)
-        for call in event.calls[1:]:
-            noise += self._draw(trace, call, event.shape, event.dtype)
-        return noise
+    def _scores_of(self, trace: LayerTrace, event: Event) -> Scores:
+        if event.scores is not None:
+            return event.scores
+        learn_sigma = trace.neuron.sigma.requires_grad
+        total: Scores | None = None
+        for call in event.calls:
+            noise = self._draw(trace, call, event.shape, event.dtype)
+            drawn = scores(noise, self.rule, learn_sigma)
+            if total is None:
+                total = drawn
+            else:
+                total += drawn
+        assert total is not None
+        return total
 
     def _draw(self, trace: LayerTrace, call: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return self.noise.draw(
@@ -198,13 +240,17 @@ class Recording:
 def _remember(events: list[Event], event: Event) -> None:
     if events and events[-1].absorbs(event):
         events[-1].calls += event.calls
-        if events[-1].noise is not None and event.noise is not None:
-            events[-1].noise += event.noise
+        held = events[-1].scores
+        if held is not None and event.scores is not None:
+            held += event.scores
     else:
         events.append(event)
 
 
-def _add(gradients: dict[nn.Parameter, Tensor], source: Source, cotangent: Tensor) -> None:
-    for parameter, gradient in source.parameter_gradients(cotangent):
-        held = gradients.get(parameter)
-        gradients[parameter] = gradient if held is None else held + gradient
+def _given_spikes(
+    neuron: NoisyNeuron, charge: Charge, drift: Tensor, membrane: Tensor, noise: Tensor
+) -> Scores:
+    assert charge.fires is not None
+    sigma = neuron.sigma.detach().to(noise.dtype)
+    level = (charge.threshold - drift.to(noise.dtype)) / sigma
+    return conditional_scores(noise, charge.fires(membrane), level, neuron.sigma.requires_grad)

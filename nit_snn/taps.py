@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .errors import RecordingError
 from .expansion import Expansion, repeats_over_time, reshaped_from
+from .rules import presynaptic_sign
 from .synapses import SynapseGradient
 
 _MARK = "_nit_source"
@@ -58,11 +59,14 @@ class Source:
             source = _marked(current[0])
         return source, source is not None
 
-    def parameter_gradients(self, cotangent: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def parameter_gradients(
+        self, cotangent: Tensor, signed: bool = False
+    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Gradients of the layer's trainable parameters.
 
         Args:
             cotangent: That of the output; of a static one, for each step or summed over them.
+            signed: Take the sign of the presynaptic activity (NIT-S).
 
         Raises:
             RecordingError: The input was changed in place since.
@@ -78,7 +82,10 @@ class Source:
         activity, expansion = self.activity, Expansion.of(self.activity)
         if expansion is not None:
             activity, cotangent = expansion.original, expansion.fold(cotangent)
-        for name, gradient in self.gradient(self.module, activity.detach(), cotangent).items():
+        activity = activity.detach()
+        if signed:
+            activity = presynaptic_sign(activity)
+        for name, gradient in self.gradient(self.module, activity, cotangent).items():
             parameter = self.module._parameters[name]
             if parameter is not None and parameter.requires_grad:
                 yield parameter, gradient

@@ -138,6 +138,17 @@ CASES = {
     "leaky zero, drawn again": leaky("zero", options={"store_noise": False}),
     "leaky subtract, conv": leaky("subtract", conv=True),
     "leaky zero, batch norm in training mode": leaky("zero", norm=True),
+    "leaky zero, conditional": leaky("zero", options={"conditional": True}),
+    "leaky zero, conditional, learned sigma": leaky(
+        "zero", options={"conditional": True, "learn_sigma": True}
+    ),
+    "leaky subtract, learned sigma": leaky("subtract", options={"learn_sigma": True}),
+    "leaky zero, conv, learned sigma, drawn again": leaky(
+        "zero", conv=True, options={"learn_sigma": True, "store_noise": False}
+    ),
+    "lif hard, conditional, learned sigma, multi-step": lif(
+        -0.2, True, multi_step=True, options={"conditional": True, "learn_sigma": True}
+    ),
     "leaky subtract, learnable beta": leaky("subtract", learn_beta=True),
     "lif hard, decay": lif(0.0, True),
     "lif hard, decay, conv": lif(0.0, True, conv=True),
@@ -176,10 +187,12 @@ def exact_gradient(case: Case, net: Net, x: np.ndarray) -> dict[str, np.ndarray]
         "synapse2.bias": "b2",
         "norm.weight": "gamma",
         "norm.bias": "shift",
+        "neuron1.sigma": "sigma1",
+        "neuron2.sigma": "sigma2",
     }
     held = {n: p.detach().numpy() for n, p in net.named_parameters()}
     theta = {names[n]: value for n, value in held.items() if n in names}
-    theta |= {"sigma1": np.array(SIGMA[0]), "sigma2": np.array(SIGMA[1])}
+    theta = {"sigma1": np.array(SIGMA[0]), "sigma2": np.array(SIGMA[1]), **theta}
 
     def network(sample: int, dynamics: tuple[Any, Any]) -> oracle.Network:
         return oracle.Network(
