@@ -188,6 +188,11 @@ def test_options_that_contradict_each_other(options: dict[str, Any], message: st
         NITLearner(swap_neurons(SnnTorchNet()), replicas=2, **options)
 
 
+def stochastic(distance: Tensor) -> Tensor:
+    """Fires by chance, more often the farther the membrane is above the threshold."""
+    return (torch.rand_like(distance) < distance.sigmoid()).float()
+
+
 @pytest.mark.parametrize(
     ("net", "reason"),
     [

@@ -1,0 +1,71 @@
+"""The numbers of the README are those that the committed results hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
+README = (ROOT / "README.md").read_text()
+COLUMNS = ("test", "test_mean_of_16_draws", "test_noise_off")
+
+
+def table() -> dict[tuple[str, str], list[str]]:
+    """(file, method) -> the cells of that row of the README."""
+    numbers = README.split("<!-- numbers:begin")[1].split("<!-- numbers:end")[0]
+    rows = re.findall(r"^\|(.+)\|$", numbers, re.M)
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows]
+    found = {}
+    for file, _, method, *values in cells:
+        match = re.search(r"docs/results/([\w.-]+\.json)", file)
+        if match:
+            found[match[1], method] = values
+    return found
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=[p.stem for p in RESULTS])
+def test_table_shows_every_result_as_it_was_measured(path: Path) -> None:
+    shown = table()
+    results: dict[str, Any] = json.loads(path.read_text())
+    for row in results["rows"]:
+        expected = ["-" if row.get(c) is None else f"{row[c]:.2f}" for c in COLUMNS]
+        assert shown[path.name, row["method"].upper()] == expected
+
+
+def test_table_shows_nothing_else() -> None:
+    names = {p.name for p in RESULTS}
+    assert RESULTS and {file for file, _ in table()} == names
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=[p.stem for p in RESULTS])
+def test_results_say_how_to_get_them_again(path: Path) -> None:
+    results = json.loads(path.read_text())
+    assert results["command"].startswith("python examples/")
+    assert {"seed", "versions", "machine", "images", "dataset"} <= set(results)
+    script = ROOT / results["command"].split()[1]
+    assert script.exists()
+
+
+def test_code_of_the_readme_runs() -> None:
+    """The three changed lines, as they stand there, on a plain network and one batch."""
+    import snntorch as snn
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    code = README.split("```python\n")[1].split("```")[0]
+    net = nn.Sequential(nn.Linear(4, 3), snn.Leaky(beta=0.9, init_hidden=True))
+    before = net[0].weight.clone()
+    names = {
+        "net": net,
+        "torch": torch,
+        "F": F,
+        "loader": [(torch.rand(5, 4), torch.arange(5) % 3)],
+    }
+    exec(code, names)
+    assert not torch.equal(net[0].weight, before)
