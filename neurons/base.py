@@ -49,6 +49,10 @@ class Recorder(Protocol):
         """Returns the charged membrane with its noise; see `NoisyNeuron._perturb`."""
         ...
 
+    def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
+        """Sees the spikes of a call, (N, *) or (T, N, *), and hands them on."""
+        ...
+
 
 class NoisyNeuron(nn.Module):
     """Mixin that adds Gaussian noise to the membrane of a framework's spiking neuron.
@@ -116,6 +120,13 @@ class NoisyNeuron(nn.Module):
                 self.sigma = saved.detach().clone().to(self.sigma)
                 state_dict = {k: v for k, v in state_dict.items() if k != prefix + "sigma"}
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _emit(self, spikes: Tensor) -> Tensor:
+        return spikes if self._recorder is None else self._recorder.emit(self, spikes)
+
+    def why_no_firing_probability(self) -> str | None:
+        """Why a spike is not just the membrane above its threshold; None if it is."""
+        raise NotImplementedError
 
     def why_not_conditional(self) -> str | None:
         """Why a spike does not tell all that the membrane leaves behind; None if it does."""

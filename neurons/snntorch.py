@@ -79,6 +79,9 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
     def why_not_conditional(self) -> str | None:
         if self.reset_mechanism != "zero":
             return f"its reset mechanism is {self.reset_mechanism!r}, not 'zero'"
+        return self.why_no_firing_probability()
+
+    def why_no_firing_probability(self) -> str | None:
         if self.inhibition:
             return "inhibition couples it to its neighbours"
         if self.state_quant:
@@ -93,10 +96,11 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
             return super().fire(mem).to(mem.dtype)
         if self.state_quant:
             mem = self.state_quant(mem)
-        spike = self.spike_grad(mem - self.threshold).to(mem.dtype)
+        spike = self._emit(self.spike_grad(mem - self.threshold).to(mem.dtype))
         # A learnable factor belongs to the block behind the neuron, which has a graph.
-        with torch.set_grad_enabled(self.graded_spikes_factor.requires_grad):
-            return spike * self.graded_spikes_factor
+        factor = self.graded_spikes_factor
+        with torch.set_grad_enabled(factor.requires_grad or spike.requires_grad):
+            return spike * factor
 
 
 #: What `swap_neurons` puts in the place of each neuron of the framework.

@@ -68,6 +68,9 @@ class _NoisyNode(NoisyNeuron):
     def why_not_conditional(self) -> str | None:
         if self.v_reset is None:
             return "its reset is soft (v_reset=None)"
+        return self.why_no_firing_probability()
+
+    def why_no_firing_probability(self) -> str | None:
         if not getattr(self.surrogate_function, "spiking", True):
             return "its surrogate function is not in spiking mode"
         return None
@@ -80,13 +83,14 @@ class _NoisyNode(NoisyNeuron):
                 spike, v = self._step(x, v, x_seq, t)
                 spikes.append(spike)
                 membranes.append(v)
-            return torch.stack(spikes), membranes
+            return self._emit(torch.stack(spikes)), membranes
 
     def single_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         with self._cut():
             spike, v = self._step(inputs[0], states[0], inputs[0], None)
+            spike = self._emit(spike)
         return (spike,), (v, *states[1:])
 
     def multi_step_functional_forward(

@@ -43,15 +43,40 @@ def advantages(losses: Tensor, baseline: str, antithetic: bool = False) -> Tenso
         return losses
     if baseline not in NAMES:
         raise ValueError(f"baseline must be one of {NAMES}, got {baseline!r}.")
-    own = losses + losses.roll(losses.shape[0] // 2, 0) if antithetic else losses
-    left_out = 2 if antithetic else 1
     if baseline == "leave-one-out":
-        others, total = losses.shape[0] - left_out, losses.sum(0, keepdim=True)
-    else:
-        others, total = losses.numel() - left_out, losses.sum()
+        return losses - mean_of_others(losses, antithetic)
+    others = losses.numel() - (2 if antithetic else 1)
     if others < 1:
-        raise ValueError(
-            f"baseline {baseline!r} has no other losses to average over among "
-            f"{tuple(losses.shape)} (replicas, samples); use more replicas."
-        )
-    return losses - (total - own) / others
+        raise ValueError(_too_few(losses))
+    return losses - (losses.sum() - _own(losses, antithetic)) / others
+
+
+def mean_of_others(values: Tensor, antithetic: bool = False) -> Tensor:
+    """For each replica the mean over the other replicas of the same sample.
+
+    Args:
+        values: (C, B, *).
+        antithetic: Replica c + C/2 has minus the noise of replica c, and is left out too.
+
+    Returns:
+        (C, B, *).
+
+    Raises:
+        ValueError: There are no others.
+    """
+    others = values.shape[0] - (2 if antithetic else 1)
+    if others < 1:
+        raise ValueError(_too_few(values))
+    return (values.sum(0, keepdim=True) - _own(values, antithetic)) / others
+
+
+def _own(values: Tensor, antithetic: bool) -> Tensor:
+    """What depends on a replica's own noise, itself and its partner's value."""
+    return values + values.roll(values.shape[0] // 2, 0) if antithetic else values
+
+
+def _too_few(values: Tensor) -> str:
+    return (
+        "There is nothing else to average over among "
+        f"{tuple(values.shape[:2])} (replicas, samples); use more replicas."
+    )

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from . import baselines, rules
 from .compat import loaded_neuron_families
+from .control import coefficients, explained
 from .errors import (
     AttachError,
     BiasWarning,
@@ -61,6 +62,10 @@ class NITLearner:
         conditional: Replace the noise by its mean given the spike (Rao-Blackwell): less variance,
             no bias, but only for neurons that a spike resets to a constant, and for losses
             that read no membrane. Anything else is refused.
+        readout_control: Subtract what the loss's derivative in the spikes that it reads already
+            explains (see `nit_snn.control`): much less variance, no bias, for losses that are
+            differentiable in the spikes of the last noisy layers. Needs the
+            leave-one-out baseline.
         learn_sigma: Learn the noise level of every neuron, or every channel behind a convolution,
             by the second line of Eq. 8; `sigma` becomes a parameter of the neurons.
         sigma_bounds: (smallest, largest) noise level; learned ones are put back between them
@@ -99,6 +104,7 @@ class NITLearner:
         baseline: str = "leave-one-out",
         antithetic: bool = False,
         conditional: bool = False,
+        readout_control: bool = False,
         learn_sigma: bool = False,
         sigma_bounds: tuple[float, float] = (0.05, 5.0),
         seed: int | None = None,
@@ -107,10 +113,12 @@ class NITLearner:
     ) -> None:
         _check_options(replicas, baseline, antithetic, route)
         _check_conditional(conditional, rule, store_noise)
+        _check_control(readout_control, rule, baseline)
         _check_bounds(sigma_bounds)
         self.net = net
         self.replicas = replicas
         self.conditional = conditional
+        self.readout_control = readout_control
         self.rule = rule
         self.baseline = baseline
         self.antithetic = antithetic
@@ -122,6 +130,7 @@ class NITLearner:
         self._neurons = noisy_neurons(net)
         self._check_network()
         self._noise = ReplicaNoise(self.seed, replicas, antithetic)
+        self._controlled: set[str] = set(self._neurons)
         self._taps = [] if route == "general" else _make_taps(net)
         self._recording: Recording | None = None
         self._running = False
@@ -144,6 +153,7 @@ class NITLearner:
         if rule not in rules.NAMES:
             raise AttachError(f"rule must be one of {rules.NAMES}, got {rule!r}.")
         _check_conditional(self.conditional, rule, True)
+        _check_control(self.readout_control, rule, "leave-one-out")
         self._rule = rule
 
     def project(self) -> None:
@@ -188,6 +198,7 @@ class NITLearner:
             self.passes,
             rule=self.rule,
             conditional=self.conditional,
+            controlled=self._controlled if self.readout_control else (),
             store_noise=self.store_noise,
         )
         self.passes += 1
@@ -259,8 +270,12 @@ class NITLearner:
                 "before each learner.backward(losses)."
             )
         values = _checked_losses(losses, recording.rows, self.replicas)
-        weight = self._weights(values.detach())
-        outputs, cotangents = recording.gather(weight)
+        control = self._control(recording, values) if self.readout_control else {}
+        rest = values.detach()
+        weight = self._weights(rest)
+        for neuron, factors in control.items():
+            weight = weight - explained(recording.firing[neuron], factors).to(weight)
+        outputs, cotangents = recording.gather(weight, control)
         mean = values.mean() if values.numel() else values.sum()
         if mean.requires_grad:
             outputs.append(mean)
@@ -338,6 +353,7 @@ class NITLearner:
             "baseline": self.baseline,
             "antithetic": self.antithetic,
             "conditional": self.conditional,
+            "readout_control": self.readout_control,
             "learn_sigma": self.learn_sigma,
         }
 
@@ -347,6 +363,39 @@ class NITLearner:
             return losses
         weights = baselines.advantages(by_replica, self.baseline, self.antithetic)
         return weights.flatten() / losses.numel()
+
+    def _control(self, recording: Recording, losses: Tensor) -> dict[NoisyNeuron, list[Tensor]]:
+        """Coefficients of the control variate over the number of rows, by layer and call.
+
+        The first pass offers the spikes of all layers; from then on only those that were read.
+        """
+        firing = {n: record for n, record in recording.firing.items() if record.emitted}
+        leaves = [leaf for record in firing.values() for leaf in record.emitted]
+        if not losses.requires_grad or not losses.numel():
+            gradients: list[Tensor | None] = [None] * len(leaves)
+        else:
+            gradients = list(
+                torch.autograd.grad(losses.sum(), leaves, retain_graph=True, allow_unused=True)
+            )
+        control, remaining = {}, iter(gradients)
+        for neuron, record in firing.items():
+            found = [next(remaining) for _ in record.emitted]
+            if all(gradient is None for gradient in found):
+                continue
+            filled = [
+                torch.zeros_like(leaf) if g is None else g
+                for g, leaf in zip(found, record.emitted, strict=True)
+            ]
+            factors = coefficients(record, filled, self.replicas, self.antithetic)
+            control[neuron] = [c / losses.numel() for c in factors]
+        if losses.numel() and not control:
+            raise LossError(
+                "readout_control=True needs a loss with a derivative in the spikes of a noisy "
+                "layer; this one has none. Attach the learner with readout_control=False."
+            )
+        if control:
+            self._controlled = {n for n, m in self._neurons.items() if m in control}
+        return control
 
     def _check_open(self) -> None:
         if self._closed:
@@ -373,6 +422,13 @@ class NITLearner:
             raise AttachError(
                 "conditional=True needs neurons that a spike resets to a constant. "
                 f"It would be biased in: {', '.join(refused)}."
+            )
+        reasons = {name: n.why_no_firing_probability() for name, n in self._neurons.items()}
+        refused = [f"{name} ({reason})" for name, reason in reasons.items() if reason]
+        if self.readout_control and refused:
+            raise AttachError(
+                "readout_control=True needs neurons that fire where the membrane crosses the "
+                f"threshold. It would be biased in: {', '.join(refused)}."
             )
         low, high = self.sigma_bounds
         outside = [n for n, m in self._neurons.items() if not _within(m.sigma, low, high)]
@@ -453,6 +509,14 @@ def _check_conditional(conditional: bool, rule: str, store_noise: bool) -> None:
         raise AttachError(
             "conditional=True needs store_noise=True: it depends on the spikes, which a second "
             "draw of the noise does not give."
+        )
+
+
+def _check_control(readout_control: bool, rule: str, baseline: str) -> None:
+    if readout_control and (rule != "nit" or baseline != "leave-one-out"):
+        raise AttachError(
+            "readout_control=True belongs to rule 'nit' with the leave-one-out baseline, "
+            f"not to {rule!r} with {baseline!r}."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -22,7 +22,7 @@ class Activity:
         drifts: m_t, the membranes before the noise.
         noises: sigma * eps_t, what was added.
         membranes: u_t = m_t + sigma * eps_t, before they fire.
-        spikes: What the layer gave to the next one.
+        spikes: s_t, before a graded factor.
     """
 
     drifts: list[Tensor] = field(default_factory=list)
@@ -52,12 +52,12 @@ class _Probe:
         activity.membranes.append(membrane + pending)
         return membrane
 
-    def see_output(self, neuron: nn.Module, _: object, output: object) -> None:
-        spikes = output[0] if isinstance(output, tuple) else output
-        assert isinstance(neuron, NoisyNeuron) and isinstance(spikes, Tensor)
+    def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
+        """See `nit_snn.neurons.base.Recorder`."""
         activity = self.activities[neuron]
         multi_step = spikes.dim() > activity.membranes[-1].dim()
         activity.spikes += spikes.unbind(0) if multi_step else [spikes]
+        return spikes
 
 
 @contextmanager
@@ -86,10 +86,11 @@ def probe(net: nn.Module) -> Iterator[dict[str, Activity]]:
     if any(neuron._recorder is not None for neuron in neurons.values()):
         raise RecordingError("A network cannot be probed while a learner records it.")
     seen = _Probe()
-    with ExitStack() as stack:
+    try:
         for neuron in neurons.values():
             seen.activities[neuron] = Activity()
             neuron._recorder = seen
-            stack.callback(vars(neuron).pop, "_recorder", None)
-            stack.callback(neuron.register_forward_hook(seen.see_output).remove)
         yield {name: seen.activities[neuron] for name, neuron in neurons.items()}
+    finally:
+        for neuron in neurons.values():
+            vars(neuron).pop("_recorder", None)

@@ -7,13 +7,14 @@ with its local graph, which ends at the spikes of the noisy layer before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from .control import FiringRecord
 from .errors import RecordingError
 from .neurons.base import Charge, NoisyNeuron
 from .neurons.functional import perturb
@@ -70,6 +71,7 @@ class Recording:
         index: Number of the pass.
         rule: "nit" or "nit-s" (see `nit_snn.rules`).
         conditional: Condition the scores on the spikes.
+        controlled: Names of the layers whose spikes the loss reads (see `nit_snn.control`).
         store_noise: Keep the scores until they are gathered, instead of drawing the noise again.
     """
 
@@ -83,6 +85,7 @@ class Recording:
         *,
         rule: str = "nit",
         conditional: bool = False,
+        controlled: Collection[str] = (),
         store_noise: bool = True,
     ) -> None:
         self.noise = noise
@@ -94,6 +97,9 @@ class Recording:
         self.traces = {
             neuron: LayerTrace(name, number, neuron)
             for number, (name, neuron) in enumerate(neurons.items())
+        }
+        self.firing = {
+            neuron: FiringRecord() for name, neuron in neurons.items() if name in controlled
         }
 
     @contextmanager
@@ -131,9 +137,14 @@ class Recording:
         noise = self._draw(trace, call, drift.shape, drift.dtype)
         membrane = perturb(drift.detach(), neuron.sigma.detach(), noise)
         learn_sigma = neuron.sigma.requires_grad
+        firing = self.firing.get(neuron)
+        if self.conditional or firing is not None:
+            spike, level = _firing(neuron, charge, drift.detach(), membrane, noise.dtype)
+            if firing is not None:
+                firing.add(spike, level, neuron.sigma.detach().to(level.dtype))
         if source is not None or drift.requires_grad or learn_sigma:
             if self.conditional:
-                kept: Scores | None = _given_spikes(neuron, charge, drift.detach(), membrane, noise)
+                kept: Scores | None = conditional_scores(noise, spike, level, learn_sigma)
             else:
                 kept = scores(noise, self.rule, learn_sigma) if self.store_noise else None
             event = Event(
@@ -149,11 +160,20 @@ class Recording:
             _remember(trace.events, event)
         return membrane
 
-    def gather(self, weight: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
+        """See `nit_snn.neurons.base.Recorder`."""
+        firing = self.firing.get(neuron)
+        return spikes if firing is None else firing.emit(spikes)
+
+    def gather(
+        self, weight: Tensor, control: Mapping[NoisyNeuron, list[Tensor]] | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Turns the noise into cotangents, for `torch.autograd.backward`.
 
         Args:
             weight: (rows,), what multiplies the score of each row.
+            control: For layers with a control variate, its coefficient in each call over the
+                number of rows, (rows, *).
 
         Returns:
             Tensors and their cotangents: drifts with a local graph, and parameters of the
@@ -170,11 +190,19 @@ class Recording:
         for trace in self.traces.values():
             sigma = trace.neuron.sigma.detach()
             sequences: dict[Source, dict[int, Tensor]] = {}
+            firing, factors = self.firing.get(trace.neuron), (control or {}).get(trace.neuron)
             for event in trace.events:
                 total = self._scores_of(trace, event)
                 if isinstance(trace.neuron.sigma, nn.Parameter) and total.sigma is not None:
                     add(trace.neuron.sigma, sigma_gradient(total.sigma, weight, sigma))
                 cotangent = weighted_score(total.drift, weight, sigma, self.rule)
+                if firing is not None and factors is not None:
+                    for call in event.calls:
+                        known = factors[call] * firing.densities[call]
+                        cotangent = cotangent + known
+                        if isinstance(trace.neuron.sigma, nn.Parameter):
+                            moved = (known * firing.levels[call]).sum_to_size(sigma.shape)
+                            add(trace.neuron.sigma, moved)
                 if event.source is None:
                     if event.drift is not None and event.drift.requires_grad:
                         drifts.append((event.drift, cotangent.to(event.drift.dtype)))
@@ -247,10 +275,11 @@ def _remember(events: list[Event], event: Event) -> None:
         events.append(event)
 
 
-def _given_spikes(
-    neuron: NoisyNeuron, charge: Charge, drift: Tensor, membrane: Tensor, noise: Tensor
-) -> Scores:
+def _firing(
+    neuron: NoisyNeuron, charge: Charge, drift: Tensor, membrane: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Whether each neuron fires, and a = (threshold - m) / sigma."""
     assert charge.fires is not None
-    sigma = neuron.sigma.detach().to(noise.dtype)
-    level = (charge.threshold - drift.to(noise.dtype)) / sigma
-    return conditional_scores(noise, charge.fires(membrane), level, neuron.sigma.requires_grad)
+    pending = 0.0 if charge.pending is None else charge.pending()
+    level = (charge.threshold - (drift + pending).to(dtype)) / neuron.sigma.detach().to(dtype)
+    return charge.fires(membrane + pending), level

@@ -122,6 +122,8 @@ def integrate(v_reset: float | None, **kw: Any) -> Case:
     return Case(nodes, tuple(oracle.IF(v_reset=v_reset) for _ in range(2)), **kw)
 
 
+CONTROL = {"readout_control": True}
+
 CASES = {
     "leaky zero": leaky("zero"),
     "leaky subtract": leaky("subtract"),
@@ -149,6 +151,17 @@ CASES = {
     "lif hard, conditional, learned sigma, multi-step": lif(
         -0.2, True, multi_step=True, options={"conditional": True, "learn_sigma": True}
     ),
+    "leaky zero, control": leaky("zero", options=CONTROL),
+    "leaky subtract, control, antithetic, general route": leaky(
+        "subtract", options={**CONTROL, "antithetic": True, "route": "general"}
+    ),
+    "leaky zero, control, conditional, learned sigma": leaky(
+        "zero", options={**CONTROL, "conditional": True, "learn_sigma": True}
+    ),
+    "lif soft, control, multi-step, drawn again": lif(
+        None, True, multi_step=True, options={**CONTROL, "store_noise": False}
+    ),
+    "if hard, control, conv, single step": integrate(0.0, conv=True, options=CONTROL),
     "leaky subtract, learnable beta": leaky("subtract", learn_beta=True),
     "lif hard, decay": lif(0.0, True),
     "lif hard, decay, conv": lif(0.0, True, conv=True),
