@@ -27,9 +27,9 @@ class Net(nn.Module):
         super().__init__()
         self.steps = steps
         self.fc1 = nn.Linear(784, 50)
-        self.lif1 = snn.Leaky(beta=0.9, reset_mechanism="zero")
+        self.lif1 = snn.Leaky(beta=0.5, reset_mechanism="zero")
         self.fc2 = nn.Linear(50, 10)
-        self.lif2 = snn.Leaky(beta=0.9, reset_mechanism="zero") if spiking_output else None
+        self.lif2 = snn.Leaky(beta=0.5, reset_mechanism="zero") if spiking_output else None
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.flatten(1)

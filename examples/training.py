@@ -43,9 +43,10 @@ def parse_arguments(description: str, default_output: str) -> argparse.Namespace
     add("--batch-size", type=int, default=64)
     add("--lr", type=float, default=5e-3, help="NIT's learning rate, decayed to 0 by a cosine")
     add("--stbp-lr", type=float, default=2e-3, help="learning rate of STBP and STBP-N")
-    add("--weight-decay", type=float, default=0.02, help="AdamW's, for all methods")
+    add("--weight-decay", type=float, default=0.03, help="AdamW's, for all methods")
     add("--replicas", type=int, default=64, help="noisy copies of each sample")
-    add("--steps", type=int, default=4, help="time steps T")
+    add("--control", action="store_true", help="control variate from the readout: less variance")
+    add("--steps", type=int, default=8, help="time steps T")
     add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
     add("--spiking-output", action="store_true", help="spiking neurons in the output layer too")
     add("--output-sigma", type=float, default=0.15, help="noise of these")
@@ -79,7 +80,12 @@ class Run:
         if method != "stbp":
             swap_neurons(self.net, sigma)
         self.learner = (
-            NITLearner(self.net, replicas=args.replicas, seed=args.seed)
+            NITLearner(
+                self.net,
+                replicas=args.replicas,
+                readout_control=args.control,
+                seed=args.seed,
+            )
             if method == "nit"
             else None
         )
