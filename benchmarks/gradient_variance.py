@@ -2,10 +2,10 @@
 
     python benchmarks/gradient_variance.py
 
-A 784-50-10 snnTorch network (T=4, summed readout) is trained by NIT on the embedded MNIST subset. At
-its start, and after some steps, every estimator is asked many times for the gradient of the hidden
-layer's weights on one and the same batch. The truth is the mean of independent estimates with
-many replicas. Writes gradient_variance.json and .png to --output.
+A 784-50-10 snnTorch network (T=4, summed readout) is trained by NIT on the embedded MNIST subset.
+At its start, and after some steps, every estimator is asked many times for the gradient of the
+hidden layer's weights on one and the same batch. The truth is the mean of independent estimates
+with many replicas. Writes gradient_variance.json and .png to --output.
 """
 
 from __future__ import annotations

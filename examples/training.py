@@ -8,12 +8,13 @@ surrogate gradient). All three start from the same weights and see the same batc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ class Run:
         self.history: list[dict[str, float]] = []
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it goes on from."""
+        places = ("output", "resume", "device", "methods", "data_dir", "download")
+        return {name: value for name, value in vars(self.args).items() if name not in places}
+
+    @property
     def checkpoint(self) -> Path:
         return self.args.output / f"{self.method}.pt"
 
@@ -162,13 +169,19 @@ class Run:
             "schedule": schedule.state_dict(),
             "learner": self.learner.state_dict() if self.learner else None,
             "history": self.history,
+            "settings": self.settings,
         }
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.checkpoint)  # a run that is killed here keeps the old checkpoint
 
     def _load(self, schedule: Any) -> None:
-        state = torch.load(self.checkpoint)
+        state = torch.load(self.checkpoint, map_location=self.args.device)
+        if state["settings"] != self.settings:
+            raise SystemExit(
+                f"{self.checkpoint} was made with other settings: {state['settings']}; "
+                f"now: {self.settings}. Resume with the same, or start anew."
+            )
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -227,12 +240,21 @@ def write_results(rows: list[dict[str, Any]], splits: Splits, args: argparse.Nam
         "images": {part: len(getattr(splits, part)) for part in splits._fields},
         "command": " ".join(["python", *sys.argv]),
         "seed": args.seed,
-        "versions": {n: version(n) for n in ("nit-snn", "torch", "snntorch", "spikingjelly")},
+        "versions": installed("nit-snn", "torch", "snntorch", "spikingjelly"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {processor()}, {torch.get_num_threads()} threads",
         "rows": rows,
     }
     (args.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+def installed(*names: str) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

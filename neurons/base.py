@@ -27,6 +27,7 @@ class Charge:
         pending: Computes what the framework adds to m after the noise, if anything.
         threshold: Where the neuron fires.
         fires: Whether a membrane fires, bool, (N, *).
+        delayed_reset: The drift holds a reset that was decided on the old membrane, `local[0]`.
     """
 
     current: Tensor
@@ -37,13 +38,15 @@ class Charge:
     pending: Callable[[], Tensor] | None = None
     threshold: Tensor | float = 1.0
     fires: Callable[[Tensor], Tensor] | None = None
+    delayed_reset: bool = False
 
 
 class Recorder(Protocol):
     """What is put into a neuron to give it its noise and to see what becomes of it."""
 
-    needs_graph: bool
+    learns: bool
     hides_membranes: bool
+    pending: bool
 
     def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
         """Returns the charged membrane with its noise; see `NoisyNeuron._perturb`."""
@@ -105,11 +108,18 @@ class NoisyNeuron(nn.Module):
         else:
             self.register_buffer("sigma", value, persistent=False)
 
-    def _fit_sigma(self, drift: Tensor) -> None:
+    def _fit_sigma(self, name: str, drift: Tensor, features_last: bool) -> None:
         """Gives a learnable scalar its shape; an optimizer may hold the parameter already."""
-        if self.sigma.dim() == 0 and isinstance(self.sigma, nn.Parameter):
-            shape = (drift.shape[1], *(1,) * (drift.dim() - 2)) if drift.dim() > 1 else ()
+        inner = drift.shape[1:]
+        if self.sigma.dim() == 0 and isinstance(self.sigma, nn.Parameter) and inner:
+            shape = inner[-1:] if features_last else (inner[0], *(1,) * (len(inner) - 1))
             self.sigma.data = self.sigma.data.expand(shape).clone()
+        if self.sigma.dim() and not _broadcasts_to(self.sigma.shape, inner):
+            raise RecordingError(
+                f"sigma of {name} has shape {tuple(self.sigma.shape)}, which does not fit a "
+                f"current of shape {tuple(drift.shape)}. A neuron that is shared by layers of "
+                "different sizes needs a scalar sigma, and cannot learn it."
+            )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         saved = state_dict.get(prefix + "sigma")
@@ -120,6 +130,14 @@ class NoisyNeuron(nn.Module):
                 self.sigma = saved.detach().clone().to(self.sigma)
                 state_dict = {k: v for k, v in state_dict.items() if k != prefix + "sigma"}
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def reset_state(self) -> None:
+        """Sets the membrane to its initial state, as if no input had been seen."""
+        raise NotImplementedError
+
+    def detach_state(self) -> None:
+        """Cuts the membrane off from the graph that made it."""
+        raise NotImplementedError
 
     def _emit(self, spikes: Tensor) -> Tensor:
         return spikes if self._recorder is None else self._recorder.emit(self, spikes)
@@ -135,16 +153,23 @@ class NoisyNeuron(nn.Module):
     @contextmanager
     def _cut(self) -> Iterator[None]:
         """While a learner records, no graph runs through a neuron."""
-        if self._recorder is None:
+        if self._recorder is None or not self._recorder.learns:
             yield
             return
-        if self._recorder.needs_graph and not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
             raise RecordingError(
                 "learner.record() needs grad mode for whatever lies between two noisy layers. "
                 "Run the network inside it without torch.no_grad() or inference_mode()."
             )
         with torch.no_grad():
             yield
+
+
+def _broadcasts_to(shape: torch.Size, target: torch.Size) -> bool:
+    try:
+        return torch.broadcast_shapes(shape, target) == target
+    except RuntimeError:
+        return False
 
 
 def checked_sigma(sigma: float | Tensor) -> Tensor:

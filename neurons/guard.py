@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import RecordingError
+from .base import Recorder
 
 # What tells nothing of the values.
 _HARMLESS = {
@@ -27,9 +29,14 @@ _HARMLESS = {
 class GuardedMembrane(Tensor):
     """A neuron's membrane under `conditional=True`: only the neuron itself may read it.
 
-    The estimate is then conditioned on the spikes, so a loss that depends on the membrane in any
-    other way would be biased. Any other operation on it raises.
+    While a recording is pending the estimate is conditioned on the spikes, so a loss that depends
+    on the membrane in any other way would be biased: any operation on it raises.
     """
+
+    _recorder: Recorder
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return deepcopy(unguarded(self), memo)
 
     @classmethod
     def __torch_function__(
@@ -39,7 +46,7 @@ class GuardedMembrane(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func.__name__ not in _HARMLESS:
+        if func.__name__ not in _HARMLESS and _pending((args, kwargs)):
             raise RecordingError(
                 f"The membrane of a noisy neuron was read ({func.__name__}) while a NITLearner "
                 "with conditional=True records. It conditions on the spikes, so nothing but spikes "
@@ -49,9 +56,20 @@ class GuardedMembrane(Tensor):
             return func(*args, **(kwargs or {}))
 
 
-def guarded(membrane: Tensor) -> Tensor:
-    """`membrane`, shielded from being read."""
-    return membrane.as_subclass(GuardedMembrane)
+def _pending(value: Any) -> bool:
+    """Whether a guarded membrane of a pending recording is somewhere among the arguments."""
+    if isinstance(value, GuardedMembrane):
+        return value._recorder.pending
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, (tuple, list)) and any(_pending(v) for v in value)
+
+
+def guarded(membrane: Tensor, recorder: Recorder) -> Tensor:
+    """`membrane`, shielded from being read as long as `recorder` is pending."""
+    shielded = membrane.as_subclass(GuardedMembrane)
+    shielded._recorder = recorder
+    return shielded
 
 
 def unguarded(membrane: Tensor) -> Tensor:

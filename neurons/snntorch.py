@@ -46,6 +46,7 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
     spike_grad: Callable[[Tensor], Tensor]
     state_quant: Any
     inhibition: bool
+    _given: Tensor | None = None
 
     def __init__(
         self, beta: float | Tensor, *args: Any, sigma: float | Tensor = 1.0, **options: Any
@@ -55,16 +56,23 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         self.mem = unguarded(self.mem)
+        self._given = None if mem is None else unguarded(mem)
         with self._cut():
-            output = super().forward(input_, None if mem is None else unguarded(mem))
+            output = super().forward(input_, self._given)
+        del self._given
         if self._recorder is None or not self._recorder.hides_membranes:
             return output
-        self.mem = guarded(self.mem)
+        self.mem = guarded(self.mem, self._recorder)
         return (output[0], self.mem) if isinstance(output, tuple) else output
 
     def _base_state_function(self, input_: Tensor) -> Tensor:
         mem, beta = self.mem, self.beta
         subtracts = self.reset_mechanism == "subtract"
+        if self._given is not None and self._given.requires_grad:
+            # snnTorch has already masked it, but without a graph while a learner records.
+            with torch.enable_grad():
+                zeroes = self.reset_mechanism == "zero"
+                mem = (1 - self.reset) * self._given if zeroes else self._given
         return self._perturb(
             Charge(
                 input_,
@@ -73,8 +81,15 @@ class NoisyLeaky(NoisyNeuron, snn.Leaky):
                 pending=(lambda: -self.reset * self.threshold) if subtracts else None,
                 threshold=self.threshold,
                 fires=lambda membrane: membrane - self.threshold > 0,
+                delayed_reset=self.reset_mechanism != "none",
             )
         )
+
+    def reset_state(self) -> None:
+        self.mem = torch.zeros_like(unguarded(self.mem)).detach()
+
+    def detach_state(self) -> None:
+        self.mem = unguarded(self.mem).detach()
 
     def why_not_conditional(self) -> str | None:
         if self.reset_mechanism != "zero":
@@ -117,8 +132,3 @@ def spikes_at_threshold(spike: Callable[[Tensor], Tensor]) -> bool:
 def is_spiking(module: nn.Module) -> bool:
     """Whether `module` is a neuron of this framework that fires, noisy or not."""
     return any(kind.__module__.startswith("snntorch._neurons") for kind in type(module).__mro__)
-
-
-def reset_state(neuron: NoisyNeuron) -> None:
-    """Sets the membrane to its initial state, as if no input had been seen."""
-    neuron.reset_mem()  # type: ignore[operator]

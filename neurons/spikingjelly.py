@@ -37,6 +37,8 @@ class _NoisyNode(NoisyNeuron):
     surrogate_function: Callable[[Tensor], Tensor]
     materialize_states: Callable[..., tuple[Any, ...]]
     _memories: dict[str, Any]
+    reset: Callable[[], None]
+    detach: Callable[[], None]
 
     def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
         raise NotImplementedError
@@ -64,6 +66,12 @@ class _NoisyNode(NoisyNeuron):
         if self.v_reset is None:
             return spike, soft_reset(h, carried, self.v_threshold)
         return spike, hard_reset(h, carried, self.v_reset)
+
+    def reset_state(self) -> None:
+        self.reset()
+
+    def detach_state(self) -> None:
+        self.detach()
 
     def why_not_conditional(self) -> str | None:
         if self.v_reset is None:
@@ -172,14 +180,12 @@ NOISY = {sj.IFNode: NoisyIFNode, sj.LIFNode: NoisyLIFNode}
 
 
 def is_spiking(module: nn.Module) -> bool:
-    """Whether `module` is a neuron of this framework that fires, noisy or not."""
+    """Whether `module` is a neuron of this framework that fires, noisy or not.
+
+    Recurrent cells and surrogate functions used as layers fire too.
+    """
+    packages = tuple(f"spikingjelly.activation_based.{n}" for n in ("neuron", "rnn", "surrogate"))
     return any(
-        kind.__module__.startswith("spikingjelly.activation_based.neuron")
-        and not kind.__name__.startswith("NonSpiking")
+        kind.__module__.startswith(packages) and not kind.__name__.startswith("NonSpiking")
         for kind in type(module).__mro__
     )
-
-
-def reset_state(neuron: NoisyNeuron) -> None:
-    """Sets the membrane to its initial state, as if no input had been seen."""
-    neuron.reset()  # type: ignore[operator]

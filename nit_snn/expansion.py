@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 _MARK = "_nit_expansion"
 
 
+class Mark:
+    """What is left on a tensor; it does not travel into files or copies."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OrderedDict, ()
+
+
 @dataclass(eq=False)
-class Expansion:
-    """How a tensor repeats `original` C times along `dim`, replica-major.
+class Expansion(Mark):
+    """How a tensor repeats its first B slices C times along `dim`, replica-major.
 
     Attributes:
-        original: (.., B, ..), with B along `dim`.
         replicas: C.
         dim: The batch dimension.
         version: autograd's version counter of the repeated tensor when it was made.
     """
 
-    original: Tensor
     replicas: int
     dim: int
     version: int = 0
 
-    def make(self) -> Tensor:
-        """The repeated tensor, (.., C * B, ..), marked so that `of` finds this again."""
-        repeated = self.repeat(self.original)
-        if repeated.data_ptr() == self.original.data_ptr():  # one replica: never an alias
-            repeated = repeated.clone()
+    def make(self, x: Tensor) -> Tensor:
+        """`x` repeated, (.., C * B, ..), marked so that `of` finds this again."""
+        repeated = self.repeat(x)
         self.version = repeated._version
         setattr(repeated, _MARK, self)
         return repeated
@@ -41,22 +46,25 @@ class Expansion:
         None if it was not, or was written to afterwards.
         """
         made = getattr(x, _MARK, None)
-        if made is not None:
-            return made if made.version == x._version else None
-        base = reshaped_from(x)
-        made = getattr(base, _MARK, None)
-        if base is None or made is None or made.version != x._version:
-            return None
-        kept = made.dim + 1
-        if x.shape[:kept] != base.shape[:kept]:
-            return None
-        original = made.original.reshape(*made.original.shape[:kept], *x.shape[kept:])
-        return Expansion(original, made.replicas, made.dim, made.version)
+        if not isinstance(made, Expansion):
+            base = reshaped_from(x)
+            made = getattr(base, _MARK, None)
+            if base is None or not isinstance(made, Expansion):
+                return None
+            kept = made.dim + 1
+            if x.shape[:kept] != base.shape[:kept]:
+                return None
+        return made if made.version == x._version else None
+
+    def once(self, x: Tensor) -> Tensor:
+        """The first replica of a tensor that is repeated like this."""
+        return x.narrow(self.dim, 0, x.shape[self.dim] // self.replicas)
 
     def repeat(self, x: Tensor) -> Tensor:
-        """Repeats a tensor as `original` was repeated."""
+        """Repeats a tensor, into memory of its own."""
         wide = (*x.shape[: self.dim], self.replicas, *x.shape[self.dim :])
-        return x.unsqueeze(self.dim).expand(wide).flatten(self.dim, self.dim + 1)
+        repeated = x.unsqueeze(self.dim).expand(wide).flatten(self.dim, self.dim + 1)
+        return repeated.clone() if repeated.data_ptr() == x.data_ptr() else repeated
 
     def fold(self, x: Tensor) -> Tensor:
         """Sums over the replicas: the transpose of `repeat`."""

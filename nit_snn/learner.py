@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import ReferenceType, WeakKeyDictionary, finalize, ref
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from . import baselines, rules
-from .compat import loaded_neuron_families
 from .control import coefficients, explained
 from .errors import (
     AttachError,
@@ -187,11 +186,14 @@ class NITLearner:
         self._check_open()
         if self._running:
             raise RecordingError("learner.record() is already running; it cannot be nested.")
-        self._recording = None
+        self._drop()
+        self._check_neurons()
         if not self._enabled:
             yield self
             return
         self._warn_of_coupling()
+        for neuron in self._neurons.values():
+            neuron.detach_state()  # what an unrecorded pass left may hold a surrogate's graph
         recording = Recording(
             self._neurons,
             self._noise,
@@ -206,6 +208,9 @@ class NITLearner:
         try:
             with recording.running(self._taps):
                 yield self
+        except BaseException:
+            recording.pending = False
+            raise
         finally:
             self._running = False
         self._recording = recording
@@ -240,7 +245,7 @@ class NITLearner:
         if len({x.shape[dim] for x in tensors}) > 1:
             sizes = ", ".join(str(x.shape[dim]) for x in tensors)
             raise ValueError(f"The batch sizes along dim={dim} differ: {sizes}.")
-        expanded = tuple(Expansion(x, self.replicas, dim).make() for x in tensors)
+        expanded = tuple(Expansion(self.replicas, dim).make(x) for x in tensors)
         return expanded[0] if len(expanded) == 1 else expanded
 
     def backward(self, losses: Any) -> Tensor:
@@ -263,7 +268,8 @@ class NITLearner:
             return torch.as_tensor(losses).detach().float().mean()
         if self._running:
             raise RecordingError("Call backward() after the record() block, not inside it.")
-        recording, self._recording = self._recording, None
+        recording = self._recording
+        self._drop()
         if recording is None or recording.rows is None:
             raise RecordingError(
                 "Nothing was recorded. Run the network once inside `with learner.record():` "
@@ -297,23 +303,20 @@ class NITLearner:
     def disable(self) -> None:
         """Makes `record` and `backward` do nothing but run the network and average the loss."""
         self._enabled = False
-        self._recording = None
+        self._drop()
 
     def reset(self) -> None:
         """Drops what was recorded and sets every noisy neuron's membrane to its initial state.
 
         Unlike the frameworks' own functions it walks the whole network, and only this one.
         """
-        self._recording = None
-        families = loaded_neuron_families()
+        self._drop()
         for neuron in self._neurons.values():
-            for family in families:
-                if family.is_spiking(neuron):
-                    family.reset_state(neuron)
+            neuron.reset_state()
 
     def close(self) -> None:
         """Detaches the learner; the network stays as it is, and can get another one."""
-        self._recording = None
+        self._drop()
         self._closed = True
         if self._projection is not None:
             self._projection.remove()
@@ -344,6 +347,11 @@ class NITLearner:
             raise CheckpointError(f"The saved learner had other options. {listed}.")
         self.seed, self.passes = state["seed"], state["passes"]
         self._noise = ReplicaNoise(self.seed, self.replicas, self.antithetic)
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._recording is not None:
+            self._recording.pending = False
         self._recording = None
 
     def _options(self) -> dict[str, Any]:
@@ -401,21 +409,30 @@ class NITLearner:
         if self._closed:
             raise RecordingError("This NITLearner is closed; attach a new one.")
 
+    def _check_neurons(self) -> None:
+        """Nothing fires in the network but noisy neurons that this learner knows."""
+        known = set(self._neurons.values())
+        strange = [
+            f"{name} ({type(m).__name__})"
+            for name, m in spiking_modules(self.net).items()
+            if m not in known
+        ]
+        if strange:
+            raise AttachError(
+                "These spiking neurons are not noisy, or came after the learner, so their "
+                f"surrogate gradients would enter the estimate: {', '.join(strange)}. "
+                "Swap them with nit_snn.swap_neurons(net), and attach the learner then."
+            )
+        silent = [name for name, n in self._neurons.items() if not (n.sigma > 0).all()]
+        if silent:
+            raise AttachError(f"The noise level sigma must be positive in: {', '.join(silent)}.")
+
     def _check_network(self) -> None:
         if not self._neurons:
             raise AttachError(
                 "The network has no noisy neuron. Call nit_snn.swap_neurons(net) first."
             )
-        plain = [
-            f"{name} ({type(m).__name__})"
-            for name, m in spiking_modules(self.net).items()
-            if not isinstance(m, NoisyNeuron)
-        ]
-        if plain:
-            raise AttachError(
-                "These spiking neurons are not noisy, so their surrogate gradients would enter "
-                f"the estimate: {', '.join(plain)}. Swap them with nit_snn.swap_neurons(net)."
-            )
+        self._check_neurons()
         reasons = {name: n.why_not_conditional() for name, n in self._neurons.items()}
         refused = [f"{name} ({reason})" for name, reason in reasons.items() if reason]
         if self.conditional and refused:
@@ -437,9 +454,6 @@ class NITLearner:
                 f"sigma starts outside of sigma_bounds={self.sigma_bounds} in: "
                 f"{', '.join(outside)}."
             )
-        silent = [name for name, n in self._neurons.items() if not (n.sigma > 0).all()]
-        if silent:
-            raise AttachError(f"The noise level sigma must be positive in: {', '.join(silent)}.")
         taken = [n for n, m in self._neurons.items() if attached_learner(m) is not None]
         if taken:
             raise AttachError(
@@ -539,26 +553,33 @@ def _project_after_each_step(learner: NITLearner) -> RemovableHandle:
         if held is not None:
             held.project()
 
-    return register_optimizer_step_post_hook(hook)
+    handle = register_optimizer_step_post_hook(hook)
+    finalize(learner, handle.remove)
+    return handle
 
 
 def _make_taps(net: nn.Module) -> list[Tap]:
     return [
-        Tap(name, module, gradient)
+        Tap(name, module)
         for name, module in net.named_modules()
-        if (gradient := gradient_function(module)) is not None
+        if gradient_function(module) is not None
     ]
 
 
 def _checked_losses(losses: Any, rows: int, replicas: int) -> Tensor:
-    values = losses if isinstance(losses, Tensor) else torch.as_tensor(losses)
+    try:
+        values = losses if isinstance(losses, Tensor) else torch.as_tensor(losses)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise LossError(f"losses must be numbers, got {type(losses).__name__}: {error}") from error
+    if values.is_complex():
+        raise LossError(f"losses must be real, got {values.dtype}.")
     if values.shape != (rows,):
         raise LossError(
             f"losses must have one number per row, shape ({rows},) = (replicas * batch,) with "
             f"{replicas} replicas, got {tuple(values.shape)}. Did you forget reduction='none'?"
         )
-    if not values.is_floating_point():
-        values = values.float()
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.float()  # a mean over many rows is too much for half precision
     finite = torch.isfinite(values.detach())
     if not finite.all():
         bad = (~finite).nonzero().flatten()

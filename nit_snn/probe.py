@@ -34,8 +34,9 @@ class Activity:
 class _Probe:
     """A recorder that learns nothing and keeps everything."""
 
-    needs_graph = False
+    learns = False
     hides_membranes = False
+    pending = False
 
     def __init__(self) -> None:
         self.activities: dict[NoisyNeuron, Activity] = {}
@@ -47,16 +48,16 @@ class _Probe:
         membrane = perturb(drift, neuron.sigma, noise)
         pending = 0.0 if charge.pending is None else charge.pending()
         activity = self.activities[neuron]
-        activity.drifts.append(drift + pending)
-        activity.noises.append(membrane - drift)
-        activity.membranes.append(membrane + pending)
+        activity.drifts.append((drift + pending).detach())
+        activity.noises.append((membrane - drift).detach())
+        activity.membranes.append((membrane + pending).detach())
         return membrane
 
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
         activity = self.activities[neuron]
         multi_step = spikes.dim() > activity.membranes[-1].dim()
-        activity.spikes += spikes.unbind(0) if multi_step else [spikes]
+        activity.spikes += spikes.detach().unbind(0) if multi_step else [spikes.detach()]
         return spikes
 
 

@@ -7,6 +7,7 @@ with its local graph, which ends at the spikes of the noisy layer before.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .control import FiringRecord
-from .errors import RecordingError
+from .errors import BiasWarning, RecordingError
 from .neurons.base import Charge, NoisyNeuron
 from .neurons.functional import perturb
 from .noise import ReplicaNoise
@@ -28,8 +29,8 @@ class Event:
     """One draw of noise, or the sum of several whose drifts depend alike on the parameters.
 
     Either `source` or `drift` says what the noise belongs to: the output of a synapse (all of it,
-    or one time `step` of it), or a drift that holds its local graph. Both may be missing where
-    only the noise level is learned.
+    or one time `step` of it, of `length` in all), or a drift that holds its local graph. Both
+    may be missing where only the noise level is learned.
     """
 
     calls: list[int]
@@ -40,6 +41,7 @@ class Event:
     source: Source | None
     step: int | None
     drift: Tensor | None
+    length: int
 
     def absorbs(self, other: Event) -> bool:
         """Whether the two draws may be summed before they meet the presynaptic activity."""
@@ -75,7 +77,7 @@ class Recording:
         store_noise: Keep the scores until they are gathered, instead of drawing the noise again.
     """
 
-    needs_graph = True
+    learns = True
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class Recording:
         self.rule = rule
         self.hides_membranes = self.conditional = conditional
         self.store_noise = store_noise
+        self.pending = True
         self.rows: int | None = None
         self.traces = {
             neuron: LayerTrace(name, number, neuron)
@@ -105,6 +108,9 @@ class Recording:
     @contextmanager
     def running(self, taps: list[Tap]) -> Iterator[None]:
         """The neurons ask this recording for noise, and the taps stand in for the synapses."""
+        busy = [trace.name for neuron, trace in self.traces.items() if neuron._recorder is not None]
+        if busy:
+            raise RecordingError(f"Something else is recording or probing {', '.join(busy)}.")
         try:
             for neuron in self.traces:
                 neuron._recorder = self
@@ -132,7 +138,10 @@ class Recording:
         with torch.set_grad_enabled(source is None):
             drift = charge.drift()
         self._check_rows(trace.name, drift)
-        neuron._fit_sigma(drift)
+        features_last = source is not None and isinstance(source.module, nn.Linear)
+        neuron._fit_sigma(trace.name, drift, features_last)
+        if charge.delayed_reset and trace.calls and charge.local[0].requires_grad:
+            _warn_of_delayed_reset(trace.name)
         call, trace.calls = trace.calls, trace.calls + 1
         noise = self._draw(trace, call, drift.shape, drift.dtype)
         membrane = perturb(drift.detach(), neuron.sigma.detach(), noise)
@@ -156,6 +165,7 @@ class Recording:
                 source,
                 None if static else charge.step,
                 drift if source is None else None,
+                charge.current.shape[0],
             )
             _remember(trace.events, event)
         return membrane
@@ -180,16 +190,17 @@ class Recording:
             registered synapses with their finished gradients.
         """
         drifts: list[tuple[Tensor, Tensor]] = []
-        gradients: dict[nn.Parameter, Tensor] = {}
+        gradients: dict[Tensor, Tensor] = {}
         signed = self.rule == "nit-s"
 
-        def add(parameter: nn.Parameter, gradient: Tensor) -> None:
+        def add(parameter: Tensor, gradient: Tensor) -> None:
             held = gradients.get(parameter)
             gradients[parameter] = gradient if held is None else held + gradient
 
         for trace in self.traces.values():
             sigma = trace.neuron.sigma.detach()
             sequences: dict[Source, dict[int, Tensor]] = {}
+            lengths: dict[Source, int] = {}
             firing, factors = self.firing.get(trace.neuron), (control or {}).get(trace.neuron)
             for event in trace.events:
                 total = self._scores_of(trace, event)
@@ -215,8 +226,10 @@ class Recording:
                 else:
                     slots = sequences.setdefault(event.source, {})
                     slots[event.step] = slots.get(event.step, 0) + cotangent
+                    lengths[event.source] = event.length
             for source, slots in sequences.items():
-                stacked = torch.stack([slots[step] for step in sorted(slots)])
+                nothing = torch.zeros_like(next(iter(slots.values())))
+                stacked = torch.stack([slots.get(t, nothing) for t in range(lengths[source])])
                 for pair in source.parameter_gradients(stacked, signed):
                     add(*pair)
         pairs = [*drifts, *((p, g.to(p.dtype)) for p, g in gradients.items())]
@@ -283,3 +296,13 @@ def _firing(
     pending = 0.0 if charge.pending is None else charge.pending()
     level = (charge.threshold - (drift + pending).to(dtype)) / neuron.sigma.detach().to(dtype)
     return charge.fires(membrane + pending), level
+
+
+def _warn_of_delayed_reset(name: str) -> None:
+    warnings.warn(
+        f"{name} was given a membrane that depends on trainable parameters. snnTorch decides on "
+        "its reset from that membrane, and the jump that this makes is not in the estimate, which "
+        "is biased for these parameters. Use reset_mechanism='none', or detach the membrane.",
+        BiasWarning,
+        stacklevel=2,
+    )

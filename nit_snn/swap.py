@@ -95,11 +95,14 @@ def restore_neurons(net: nn.Module) -> nn.Module:
 def spiking_modules(net: nn.Module) -> dict[str, nn.Module]:
     """All neurons of `net` that fire, noisy or not, of any imported framework, by name."""
     families = loaded_neuron_families()
-    return {
-        name or "(root)": module
-        for name, module in net.named_modules()
-        if any(family.is_spiking(module) for family in families)
-    }
+    found: dict[str, nn.Module] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in net.named_modules():
+        if name.startswith(inside) or not any(family.is_spiking(module) for family in families):
+            continue  # a neuron's own surrogate function is no neuron
+        found[name or "(root)"] = module
+        inside += (f"{name}." if name else "",)
+    return found
 
 
 def _levels(

@@ -2,23 +2,26 @@
 
 While a pass is recorded, a `Tap` stands in for the forward of each registered synapse and marks its
 output with a `Source`; a noisy neuron that gets a marked current knows its synapse, so that
-no autograd graph need be kept.
+no autograd graph need be kept. Whatever could make the graph say something else than the
+synapse's own gradient function (hooks, patches, in-place writes, parameters that are not the
+layer's own) leaves the output unmarked, and the general route does its work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .errors import RecordingError
-from .expansion import Expansion, repeats_over_time, reshaped_from
+from .expansion import Expansion, Mark, repeats_over_time, reshaped_from
 from .rules import presynaptic_sign
-from .synapses import SynapseGradient
+from .synapses import SynapseGradient, gradient_function
 
 _MARK = "_nit_source"
+_SAMPLE = 4096
 
 
 @dataclass(eq=False)
@@ -29,20 +32,20 @@ class Source:
         name: Qualified name of the layer.
         module: The layer.
         gradient: Its gradient function.
+        parameters: What its parameters were in the call.
         activity: What went in: one time slice of it if it is the same at all steps.
         version: autograd's version counter of `activity` then.
         output_shape: What came out for it, one time slice likewise.
-        output_version: autograd's version counter of the output.
         static: Whether input and output are the same at all steps of their first dimension.
     """
 
     name: str
     module: nn.Module
     gradient: SynapseGradient
+    parameters: Mapping[str, Tensor | None]
     activity: Tensor
     version: int
     output_shape: torch.Size
-    output_version: int
     static: bool
 
     @staticmethod
@@ -50,7 +53,7 @@ class Source:
         """The call that made `current`, and whether it made one slice for all its time steps.
 
         `current` may be the output itself, a reshape of it, or a repetition of it over time. An
-        in-place operation on any of them, which would add to the graph, disqualifies it.
+        in-place operation on any of them, or a hook on it, disqualifies it.
         """
         source = _marked(current)
         if source is not None:
@@ -61,7 +64,7 @@ class Source:
 
     def parameter_gradients(
         self, cotangent: Tensor, signed: bool = False
-    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Gradients of the layer's trainable parameters.
 
         Args:
@@ -81,89 +84,131 @@ class Source:
         cotangent = cotangent.reshape(self.output_shape)
         activity, expansion = self.activity, Expansion.of(self.activity)
         if expansion is not None:
-            activity, cotangent = expansion.original, expansion.fold(cotangent)
+            activity, cotangent = expansion.once(activity), expansion.fold(cotangent)
         activity = activity.detach()
         if signed:
             activity = presynaptic_sign(activity)
         for name, gradient in self.gradient(self.module, activity, cotangent).items():
-            parameter = self.module._parameters[name]
+            parameter = self.parameters[name]
             if parameter is not None and parameter.requires_grad:
                 yield parameter, gradient
+
+
+@dataclass(eq=False)
+class _Output(Mark):
+    """The mark on an output: where it came from, and its version counter when it did."""
+
+    source: Source
+    version: int
+
+
+@dataclass(eq=False)
+class _Last:
+    """The last call of a tap, in case the same one comes again."""
+
+    conditions: tuple[object, ...]
+    samples: list[Tensor]
+    x: Tensor
+    output: Tensor
+    source: Source
 
 
 class Tap:
     """Stands in for the forward of a registered synapse while a pass is recorded.
 
-    An input that comes again, as under direct encoding, gives the same output again. An input that
-    repeats over time goes through the layer once, one made by `expand` once per sample.
+    An input that comes again, as under direct encoding, is not computed again. An input that
+    repeats over time goes through the layer once, one made by `expand` once per sample. Each
+    call returns a tensor of its own, which the caller may write to.
     """
 
-    def __init__(self, name: str, module: nn.Module, gradient: SynapseGradient) -> None:
+    def __init__(self, name: str, module: nn.Module) -> None:
         self.name = name
         self.module = module
-        self.gradient = gradient
-        self._forward: Callable[..., Tensor] = module.forward
-        self._shadowed = vars(module).get("forward")
-        self._last: tuple[tuple[object, ...], Tensor, Tensor] | None = None
+        self._gradient: SynapseGradient | None = None
+        self._last: _Last | None = None
 
     def install(self) -> None:
-        self.module.forward = self
+        """Stands in, unless the layer was patched, pruned or reparametrised since."""
+        self._gradient = gradient_function(self.module)
+        if self._gradient is not None and "forward" not in vars(self.module):
+            self.module.forward = self
 
     def remove(self) -> None:
         self._last = None
         if vars(self.module).get("forward") is self:
             del self.module.forward
-            if self._shadowed is not None:
-                self.module.forward = self._shadowed
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
+        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or not self._fast(args[0]):
             return self._forward(*args, **kwargs)
-        x = args[0]
-        if x.requires_grad:  # more parameters lie before this layer: the graph must see it
-            return self._forward(x)
+        x, held = args[0], self.module._parameters
+        tensors = [x, *(p for p in held.values() if p is not None)]
         conditions = (
-            torch.is_grad_enabled(),
             torch.is_autocast_enabled(x.device.type),
-            x._version,
-            *(p._version for p in self.module.parameters()),
+            *((id(t), t.data_ptr(), t._version) for t in tensors),
         )
-        if self._last is not None:
-            seen, last, output = self._last
-            if last is x and seen == conditions and _marked(output) is not None:
-                return output
-        output = self._compute(x)
-        self._last = (conditions, x, output)
+        last = self._last
+        if last is None or last.conditions != conditions or not _same(last.samples, tensors):
+            self._last = last = self._compute(x, conditions, tensors)
+        output = last.output.clone()
+        setattr(output, _MARK, _Output(last.source, output._version))
         return output
 
-    def _compute(self, x: Tensor) -> Tensor:
+    def _forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        return type(self.module).forward(self.module, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def _fast(self, x: Tensor) -> bool:
+        """Whether the layer's own gradient function says all that the graph would."""
+        return (
+            torch.is_grad_enabled()
+            and not x.requires_grad  # or more parameters lie before this layer
+            and not self.module._backward_hooks
+            and not self.module._backward_pre_hooks
+            and all(p is None or p.is_leaf for p in self.module._parameters.values())
+        )
+
+    def _compute(self, x: Tensor, conditions: tuple[object, ...], tensors: list[Tensor]) -> _Last:
         static = repeats_over_time(x)
         activity = x[0] if static else x
         expansion = Expansion.of(activity)
-        inner = activity if expansion is None else expansion.original
+        inner = activity if expansion is None else expansion.once(activity)
         output = self._forward(inner.unsqueeze(0))[0] if static else self._forward(inner)
         if expansion is not None:
             output = expansion.repeat(output)
-        shape = output.shape
-        if static:
-            output = output.unsqueeze(0).expand(x.shape[0], *shape)
+        assert self._gradient is not None
         source = Source(
             self.name,
             self.module,
-            self.gradient,
+            self._gradient,
+            dict(self.module._parameters),
             activity,
             activity._version,
-            shape,
-            output._version,
+            output.shape,
             static,
         )
-        setattr(output, _MARK, source)
-        return output
+        if static:
+            output = output.unsqueeze(0).expand(x.shape[0], *output.shape)
+        return _Last(conditions, [_sample(t) for t in tensors], x, output, source)
 
 
 def _marked(tensor: Tensor) -> Source | None:
-    """The mark of `tensor`, or of what it is a mere reshape of, if neither was written to."""
-    source = getattr(tensor, _MARK, None)
-    if source is None:
-        source = getattr(reshaped_from(tensor), _MARK, None)
-    return source if source is not None and source.output_version == tensor._version else None
+    """The source of `tensor`, or of what it is a mere reshape of, if nothing has changed it."""
+    mark = getattr(tensor, _MARK, None)
+    base: Tensor | None = tensor
+    if not isinstance(mark, _Output):
+        base = reshaped_from(tensor)
+        mark = getattr(base, _MARK, None)
+    if base is None or not isinstance(mark, _Output) or mark.version != tensor._version:
+        return None
+    hooked = bool(tensor._backward_hooks or base._backward_hooks)
+    return mark.source if tensor.requires_grad and not hooked else None
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """Some values, to notice writes that autograd does not: through `.data` or NumPy."""
+    flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()[:1].flatten()
+    return flat[:: max(1, flat.numel() // _SAMPLE)].clone()
+
+
+def _same(samples: list[Tensor], tensors: list[Tensor]) -> bool:
+    return all(torch.equal(s, _sample(t)) for s, t in zip(samples, tensors, strict=True))

@@ -70,3 +70,13 @@ def test_a_killed_run_resumes_to_the_same_numbers(
     resumed = run(name, tmp_path / "cut", monkeypatch, "--methods", method, "--resume")
     assert len(resumed["rows"][0]["history"]) == 2
     assert without_times(resumed) == without_times(whole)
+
+
+def test_a_run_does_not_resume_with_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("mnist_snntorch", tmp_path, monkeypatch, "--methods", "stbp")
+    with pytest.raises(SystemExit, match="other settings"):
+        run(
+            "mnist_snntorch", tmp_path, monkeypatch, "--methods", "stbp", "--resume", "--steps", "3"
+        )

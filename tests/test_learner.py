@@ -245,6 +245,43 @@ def test_networks_it_cannot_be_attached_to() -> None:
         NITLearner(swap_neurons(SnnTorchNet(), sigma=0.0), replicas=2)
 
 
+def test_a_neuron_or_a_noise_level_that_comes_later_is_noticed() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), swap_neurons(snn.Leaky(beta=0.5, init_hidden=True)))
+    learner = NITLearner(net, replicas=2)
+    net.append(snn.Leaky(beta=0.5, init_hidden=True))
+    with pytest.raises(AttachError, match=r"after the learner.*2 \(Leaky\)"), learner.record():
+        pass
+    del net[2]
+    net[1].sigma.zero_()
+    with pytest.raises(AttachError, match="positive in: 1"), learner.record():
+        pass
+
+
+@pytest.mark.parametrize("bad", [None, "losses", torch.zeros(10, dtype=torch.complex64)])
+def test_losses_that_are_no_numbers(bad: Any) -> None:
+    net = swap_neurons(SnnTorchNet())
+    learner = NITLearner(net, replicas=2)
+    with learner.record():
+        net(learner.expand(X))
+    with pytest.raises(LossError, match="losses must be"):
+        learner.backward(bad)
+
+
+def test_half_precision_losses_are_weighed_in_float32() -> None:
+    net = swap_neurons(SnnTorchNet())
+    full = learned(net, lambda out: out.sum(1).half().float())
+    half = learned(net, lambda out: out.sum(1).half())
+    for a, b in zip(full, half, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_sigma_that_does_not_fit_is_named() -> None:
+    net = swap_neurons(SnnTorchNet(), sigma=torch.ones(6))
+    learner = NITLearner(net, replicas=2)
+    with learner.record(), pytest.raises(RecordingError, match=r"lif2 has shape \(6,\)"):
+        net.lif2(net.fc2(torch.zeros(10, 6)))
+
+
 def test_one_learner_at_a_time() -> None:
     net = swap_neurons(SnnTorchNet())
     learner = NITLearner(net, replicas=2)

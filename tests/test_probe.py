@@ -58,3 +58,14 @@ def test_probe_leaves_nothing_behind() -> None:
     with pytest.raises(KeyError), probe(net):
         raise KeyError
     assert not net.lif1._forward_hooks and "_recorder" not in vars(net.lif1)
+
+
+def test_a_probe_does_not_cut_the_surrogate_gradient_and_lets_no_learner_in() -> None:
+    net = swap_neurons(SnnTorchNet())
+    learner = NITLearner(net, replicas=2)
+    with probe(net) as layers:
+        net(torch.randn(2, 4)).sum().backward()
+        with pytest.raises(RecordingError, match="probing lif1, lif2"), learner.record():
+            pass
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    assert not any(m.requires_grad for m in layers["lif1"].membranes)

@@ -124,6 +124,26 @@ def test_sigma_is_one_per_neuron_or_per_channel_and_an_optimizer_holds_it_before
     assert (net[1].sigma != 0.5).all()
 
 
+def test_sigma_behind_a_linear_layer_over_tokens_is_one_per_feature() -> None:
+    net = swap_neurons(nn.Sequential(nn.Linear(4, 3), snn.Leaky(beta=0.5)))
+    learner = NITLearner(net, replicas=2, learn_sigma=True)
+    for tokens in (7, 5):
+        with learner.record():
+            _, mem = net(learner.expand(torch.randn(6, tokens, 4)))
+        learner.backward(mem.sum((1, 2)))
+    assert net[1].sigma.shape == net[1].sigma.grad.shape == (3,)
+
+
+def test_the_optimizer_hook_goes_with_its_learner() -> None:
+    from torch.optim.optimizer import _global_optimizer_post_hooks as hooks
+
+    before = len(hooks)
+    learner = NITLearner(swap_neurons(SnnTorchNet()), replicas=2, learn_sigma=True)
+    assert len(hooks) == before + 1
+    del learner
+    assert len(hooks) == before
+
+
 def test_a_sigma_given_per_neuron_keeps_its_shape() -> None:
     net = swap_neurons(nn.Sequential(nn.Linear(4, 3), snn.Leaky(beta=0.5)), torch.full((3,), 0.4))
     learner = NITLearner(net, replicas=2, learn_sigma=True)
@@ -226,11 +246,12 @@ def test_conditioning_refuses_a_loss_on_membranes() -> None:
             hidden[1].mem.sum()
         with pytest.raises(RecordingError, match="read"):
             hidden[1].mem.numpy()
+        out = hidden(learner.expand(X))
+    learner.backward(out.sum(1))
+    hidden[1].mem.mean()  # the estimate is made: nothing can be biased any more
+    copy.deepcopy(hidden).double()
     learner.close()
-    learner = NITLearner(hidden, replicas=2)
-    learner.reset()
-    assert hidden(X).shape == (5, 3)
-    assert type(hidden[1].mem) is Tensor
+    assert restore_neurons(hidden)(torch.cat([X, X])).shape == (10, 3)
 
 
 class SpikeCount(SnnTorchNet):

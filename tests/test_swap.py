@@ -6,7 +6,7 @@ import pytest
 import snntorch as snn
 import torch
 from conftest import SnnTorchNet, SpikingJellyNet
-from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based import functional, layer, neuron, rnn, surrogate
 from torch import nn
 
 from nit_snn import NITLearner, restore_neurons, swap_neurons
@@ -113,8 +113,10 @@ def test_reset_net_works_although_it_cached_the_modules_before_the_swap() -> Non
         (nn.Sequential(layer.Linear(2, 2), neuron.SlidingPSN(k=2)), r"1 \(SlidingPSN\)"),
         (nn.Sequential(snn.Leaky(beta=0.5), snn.SLSTM(2, 2)), r"1 \(SLSTM\)"),
         (nn.Sequential(NoisyLeaky(beta=0.5)), r"0 \(NoisyLeaky\)"),
+        (nn.Sequential(neuron.IFNode(), rnn.SpikingLSTM(2, 2, 1)), r"1 \(SpikingLSTM\)"),
+        (nn.Sequential(neuron.IFNode(), surrogate.ATan()), r"1 \(ATan\)"),
     ],
-    ids=["none", "alpha", "klif", "psn", "slstm", "already"],
+    ids=["none", "alpha", "klif", "psn", "slstm", "already", "rnn", "surrogate as a layer"],
 )
 def test_nothing_to_swap_is_an_error_that_lists_what_was_found(
     net: nn.Module, expected: str
