@@ -33,12 +33,13 @@ def accuracy_over_epochs(histories: dict[str, list[dict[str, Any]]], path: Path)
 
 
 @torch.no_grad()
-def inside(net: nn.Module, image: Tensor, path: Path, seed: int, repeats: int = 8) -> None:
+def inside(net: nn.Module, image: Tensor, path: Path, seed: int, repeats: int) -> None:
     """One sample from inside: spikes of every layer, membranes and noise of the busiest neuron.
 
     The image is shown `repeats` times in a row, each time from rest and with noise of its own.
     """
     torch.manual_seed(seed)
+    repeats = max(1, repeats)
     with probe(net) as layers:
         for _ in range(repeats):
             net(image.unsqueeze(0))

@@ -230,7 +230,9 @@ def main(build: Callable[[], nn.Module], sigma: dict[str, float], args: argparse
     noisy = [run for run in runs.values() if run.method != "stbp"]
     if noisy:
         image = splits.test.tensors[0][0].to(args.device)
-        pictures.inside(noisy[0].net, image, args.output / "inside.png", args.seed)
+        pictures.inside(
+            noisy[0].net, image, args.output / "inside.png", args.seed, 32 // args.steps
+        )
 
 
 def write_results(rows: list[dict[str, Any]], splits: Splits, args: argparse.Namespace) -> None:
