@@ -485,6 +485,7 @@ def test_weights_and_inputs_changed_behind_autograds_back_are_noticed(
         run(learner)
 
 
+@pytest.mark.filterwarnings("ignore::nit_snn.errors.UnreachedParameterWarning")
 def test_parameters_passed_from_outside_get_the_gradient(small: nn.Sequential) -> None:
     mine = {n: (p.detach() * 0.5).requires_grad_() for n, p in small[0].named_parameters()}
 
