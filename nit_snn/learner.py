@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from . import baselines, rules
+from . import baselines, checks, rules
 from .control import coefficients, explained
 from .errors import (
     AttachError,
     BiasWarning,
     CheckpointError,
     LossError,
-    NonFiniteLossError,
     RecordingError,
     UnreachedParameterWarning,
 )
@@ -28,7 +27,6 @@ from .expansion import Expansion
 from .neurons.base import NoisyNeuron, noisy_neurons
 from .noise import ReplicaNoise
 from .recording import Recording
-from .swap import spiking_modules
 from .synapses import gradient_function
 from .taps import Tap
 
@@ -110,10 +108,10 @@ class NITLearner:
         store_noise: bool = True,
         route: str = "auto",
     ) -> None:
-        _check_options(replicas, baseline, antithetic, route)
-        _check_conditional(conditional, rule, store_noise)
-        _check_control(readout_control, rule, baseline)
-        _check_bounds(sigma_bounds)
+        checks.check_options(replicas, baseline, antithetic, route)
+        checks.check_conditional(conditional, rule, store_noise)
+        checks.check_control(readout_control, rule, baseline)
+        checks.check_bounds(sigma_bounds)
         self.net = net
         self.replicas = replicas
         self.conditional = conditional
@@ -127,7 +125,17 @@ class NITLearner:
         self.seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
         self.passes = 0
         self._neurons = noisy_neurons(net)
-        self._check_network()
+        checks.check_neurons(net, self._neurons)
+        checks.check_levels(self._neurons, sigma_bounds if learn_sigma else None)
+        if conditional:
+            checks.check_all_conditional(self._neurons)
+        if readout_control:
+            checks.check_firing_probabilities(self._neurons)
+        taken = [n for n, m in self._neurons.items() if attached_learner(m) is not None]
+        if taken:
+            raise AttachError(
+                f"Another NITLearner is attached to: {', '.join(taken)}. Call its close() first."
+            )
         self._noise = ReplicaNoise(self.seed, replicas, antithetic)
         self._controlled: set[str] = set(self._neurons)
         self._taps = [] if route == "general" else _make_taps(net)
@@ -151,8 +159,8 @@ class NITLearner:
     def rule(self, rule: str) -> None:
         if rule not in rules.NAMES:
             raise AttachError(f"rule must be one of {rules.NAMES}, got {rule!r}.")
-        _check_conditional(self.conditional, rule, True)
-        _check_control(self.readout_control, rule, "leave-one-out")
+        checks.check_conditional(self.conditional, rule)
+        checks.check_control(self.readout_control, rule)
         self._rule = rule
 
     def project(self) -> None:
@@ -187,7 +195,8 @@ class NITLearner:
         if self._running:
             raise RecordingError("learner.record() is already running; it cannot be nested.")
         self._drop()
-        self._check_neurons()
+        checks.check_neurons(self.net, self._neurons)
+        checks.check_levels(self._neurons)
         if not self._enabled:
             yield self
             return
@@ -260,7 +269,7 @@ class NITLearner:
 
         Raises:
             RecordingError: Nothing was recorded since the last call.
-            LossError: The losses do not have one number per row.
+            LossError: The losses do not have one number per row. The recording is kept.
             NonFiniteLossError: A loss is NaN or infinite. Nothing was written.
         """
         self._check_open()
@@ -269,13 +278,13 @@ class NITLearner:
         if self._running:
             raise RecordingError("Call backward() after the record() block, not inside it.")
         recording = self._recording
-        self._drop()
         if recording is None or recording.rows is None:
             raise RecordingError(
                 "Nothing was recorded. Run the network once inside `with learner.record():` "
                 "before each learner.backward(losses)."
             )
-        values = _checked_losses(losses, recording.rows, self.replicas)
+        values = checks.checked_losses(losses, recording.rows, self.replicas)
+        self._drop()
         control = self._control(recording, values) if self.readout_control else {}
         rest = values.detach()
         weight = self._weights(rest)
@@ -325,8 +334,8 @@ class NITLearner:
                 del _ATTACHED[neuron]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to draw the same noise: the seed, the passes so far, options."""
-        return {"seed": self.seed, "passes": self.passes, **self._options()}
+        """What a resumed run needs to draw the same noise: seed, passes so far, rule, options."""
+        return {"seed": self.seed, "passes": self.passes, "rule": self.rule, **self._options()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where the learner that gave `state` stopped.
@@ -334,7 +343,7 @@ class NITLearner:
         Raises:
             CheckpointError: An entry is missing, or its options differ from this learner's.
         """
-        missing = {"seed", "passes", *self._options()} - set(state)
+        missing = {"seed", "passes", "rule", *self._options()} - set(state)
         if missing:
             raise CheckpointError(f"The learner's state lacks: {', '.join(sorted(missing))}.")
         different = {
@@ -345,7 +354,7 @@ class NITLearner:
         if different:
             listed = ", ".join(f"{n}: saved {a!r}, here {b!r}" for n, (a, b) in different.items())
             raise CheckpointError(f"The saved learner had other options. {listed}.")
-        self.seed, self.passes = state["seed"], state["passes"]
+        self.seed, self.passes, self.rule = state["seed"], state["passes"], state["rule"]
         self._noise = ReplicaNoise(self.seed, self.replicas, self.antithetic)
         self._drop()
 
@@ -357,7 +366,6 @@ class NITLearner:
     def _options(self) -> dict[str, Any]:
         return {
             "replicas": self.replicas,
-            "rule": self.rule,
             "baseline": self.baseline,
             "antithetic": self.antithetic,
             "conditional": self.conditional,
@@ -409,66 +417,8 @@ class NITLearner:
         if self._closed:
             raise RecordingError("This NITLearner is closed; attach a new one.")
 
-    def _check_neurons(self) -> None:
-        """Nothing fires in the network but noisy neurons that this learner knows."""
-        known = set(self._neurons.values())
-        strange = [
-            f"{name} ({type(m).__name__})"
-            for name, m in spiking_modules(self.net).items()
-            if m not in known
-        ]
-        if strange:
-            raise AttachError(
-                "These spiking neurons are not noisy, or came after the learner, so their "
-                f"surrogate gradients would enter the estimate: {', '.join(strange)}. "
-                "Swap them with nit_snn.swap_neurons(net), and attach the learner then."
-            )
-        silent = [name for name, n in self._neurons.items() if not (n.sigma > 0).all()]
-        if silent:
-            raise AttachError(f"The noise level sigma must be positive in: {', '.join(silent)}.")
-
-    def _check_network(self) -> None:
-        if not self._neurons:
-            raise AttachError(
-                "The network has no noisy neuron. Call nit_snn.swap_neurons(net) first."
-            )
-        self._check_neurons()
-        reasons = {name: n.why_not_conditional() for name, n in self._neurons.items()}
-        refused = [f"{name} ({reason})" for name, reason in reasons.items() if reason]
-        if self.conditional and refused:
-            raise AttachError(
-                "conditional=True needs neurons that a spike resets to a constant. "
-                f"It would be biased in: {', '.join(refused)}."
-            )
-        reasons = {name: n.why_no_firing_probability() for name, n in self._neurons.items()}
-        refused = [f"{name} ({reason})" for name, reason in reasons.items() if reason]
-        if self.readout_control and refused:
-            raise AttachError(
-                "readout_control=True needs neurons that fire where the membrane crosses the "
-                f"threshold. It would be biased in: {', '.join(refused)}."
-            )
-        low, high = self.sigma_bounds
-        outside = [n for n, m in self._neurons.items() if not _within(m.sigma, low, high)]
-        if self.learn_sigma and outside:
-            raise AttachError(
-                f"sigma starts outside of sigma_bounds={self.sigma_bounds} in: "
-                f"{', '.join(outside)}."
-            )
-        taken = [n for n, m in self._neurons.items() if attached_learner(m) is not None]
-        if taken:
-            raise AttachError(
-                f"Another NITLearner is attached to: {', '.join(taken)}. Call its close() first."
-            )
-
     def _warn_of_coupling(self) -> None:
-        """Batch statistics behind a noisy layer make one row's loss depend on another's noise."""
-        if self._warned:
-            return
-        behind, coupled = False, []
-        for name, module in self.net.named_modules():
-            behind = behind or isinstance(module, NoisyNeuron)
-            if behind and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-                coupled.append(name)
+        coupled = [] if self._warned else checks.coupled_batch_norms(self.net)
         if coupled:
             warnings.warn(
                 f"BatchNorm in training mode behind a noisy layer: {', '.join(coupled)}. Its batch "
@@ -481,67 +431,16 @@ class NITLearner:
 
     def _warn_of_unreached(self) -> None:
         """Once, after the first estimate: names the parameters that got no gradient at all."""
-        if self._warned:
-            return
+        missing = [] if self._warned else checks.unreached_parameters(self.net)
         self._warned = True
-        unreached = [
-            name for name, p in self.net.named_parameters() if p.requires_grad and p.grad is None
-        ]
-        if unreached:
+        if missing:
             warnings.warn(
-                f"No gradient reaches: {', '.join(unreached)}. The noise reaches what enters the "
+                f"No gradient reaches: {', '.join(missing)}. The noise reaches what enters the "
                 "drift of a noisy neuron; what lies behind the last one needs a loss with a graph; "
                 "a threshold is reached by neither. Freeze them with requires_grad_(False).",
                 UnreachedParameterWarning,
                 stacklevel=3,
             )
-
-
-def _check_options(replicas: int, baseline: str, antithetic: bool, route: str) -> None:
-    if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
-        raise AttachError(f"replicas must be a positive integer, got {replicas!r}.")
-    for option, value, allowed in (
-        ("baseline", baseline, baselines.NAMES),
-        ("route", route, ("auto", "general")),
-    ):
-        if value not in allowed:
-            raise AttachError(f"{option} must be one of {allowed}, got {value!r}.")
-    if antithetic and replicas % 2:
-        raise AttachError(f"antithetic pairs need an even number of replicas, got {replicas}.")
-    fewest = baselines.minimal_replicas(baseline, antithetic)
-    if replicas < fewest:
-        raise AttachError(
-            f"baseline {baseline!r} with antithetic={antithetic} needs at least {fewest} replicas, "
-            f"got {replicas}."
-        )
-
-
-def _check_conditional(conditional: bool, rule: str, store_noise: bool) -> None:
-    if conditional and rule != "nit":
-        raise AttachError(f"conditional=True belongs to rule 'nit', not to {rule!r}.")
-    if conditional and not store_noise:
-        raise AttachError(
-            "conditional=True needs store_noise=True: it depends on the spikes, which a second "
-            "draw of the noise does not give."
-        )
-
-
-def _check_control(readout_control: bool, rule: str, baseline: str) -> None:
-    if readout_control and (rule != "nit" or baseline != "leave-one-out"):
-        raise AttachError(
-            "readout_control=True belongs to rule 'nit' with the leave-one-out baseline, "
-            f"not to {rule!r} with {baseline!r}."
-        )
-
-
-def _check_bounds(bounds: tuple[float, float]) -> None:
-    low, high = bounds
-    if not 0 < low <= high < float("inf"):
-        raise AttachError(f"sigma_bounds must be 0 < smallest <= largest, got {bounds}.")
-
-
-def _within(sigma: Tensor, low: float, high: float) -> bool:
-    return bool(((sigma >= low) & (sigma <= high)).all())
 
 
 def _project_after_each_step(learner: NITLearner) -> RemovableHandle:
@@ -564,27 +463,3 @@ def _make_taps(net: nn.Module) -> list[Tap]:
         for name, module in net.named_modules()
         if gradient_function(module) is not None
     ]
-
-
-def _checked_losses(losses: Any, rows: int, replicas: int) -> Tensor:
-    try:
-        values = losses if isinstance(losses, Tensor) else torch.as_tensor(losses)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise LossError(f"losses must be numbers, got {type(losses).__name__}: {error}") from error
-    if values.is_complex():
-        raise LossError(f"losses must be real, got {values.dtype}.")
-    if values.shape != (rows,):
-        raise LossError(
-            f"losses must have one number per row, shape ({rows},) = (replicas * batch,) with "
-            f"{replicas} replicas, got {tuple(values.shape)}. Did you forget reduction='none'?"
-        )
-    if values.dtype not in (torch.float32, torch.float64):
-        values = values.float()  # a mean over many rows is too much for half precision
-    finite = torch.isfinite(values.detach())
-    if not finite.all():
-        bad = (~finite).nonzero().flatten()
-        raise NonFiniteLossError(
-            f"{len(bad)} of {rows} losses are NaN or infinite, first in row {int(bad[0])}. "
-            "No gradient was written."
-        )
-    return values

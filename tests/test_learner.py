@@ -161,6 +161,7 @@ def test_losses_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
         net(learner.expand(X))
     with pytest.raises(LossError, match=r"\(10,\).*reduction='none'"):
         learner.backward(torch.zeros(shape))
+    learner.backward(torch.zeros(10))  # the recording is still there
 
 
 def test_backward_needs_one_recorded_pass() -> None:

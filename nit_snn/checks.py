@@ -1,0 +1,157 @@
+"""What a learner refuses, and why: options, networks and losses, each with what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import baselines
+from .errors import AttachError, LossError, NonFiniteLossError
+from .neurons.base import NoisyNeuron
+from .swap import spiking_modules
+
+
+def check_options(replicas: int, baseline: str, antithetic: bool, route: str) -> None:
+    if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+        raise AttachError(f"replicas must be a positive integer, got {replicas!r}.")
+    for option, value, allowed in (
+        ("baseline", baseline, baselines.NAMES),
+        ("route", route, ("auto", "general")),
+    ):
+        if value not in allowed:
+            raise AttachError(f"{option} must be one of {allowed}, got {value!r}.")
+    if antithetic and replicas % 2:
+        raise AttachError(f"antithetic pairs need an even number of replicas, got {replicas}.")
+    fewest = baselines.minimal_replicas(baseline, antithetic)
+    if replicas < fewest:
+        raise AttachError(
+            f"baseline {baseline!r} with antithetic={antithetic} needs at least {fewest} replicas, "
+            f"got {replicas}."
+        )
+
+
+def check_conditional(conditional: bool, rule: str, store_noise: bool = True) -> None:
+    if conditional and rule != "nit":
+        raise AttachError(f"conditional=True belongs to rule 'nit', not to {rule!r}.")
+    if conditional and not store_noise:
+        raise AttachError(
+            "conditional=True needs store_noise=True: it depends on the spikes, which a second "
+            "draw of the noise does not give."
+        )
+
+
+def check_control(readout_control: bool, rule: str, baseline: str = "leave-one-out") -> None:
+    if readout_control and (rule != "nit" or baseline != "leave-one-out"):
+        raise AttachError(
+            "readout_control=True belongs to rule 'nit' with the leave-one-out baseline, "
+            f"not to {rule!r} with {baseline!r}."
+        )
+
+
+def check_bounds(bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    if not 0 < low <= high < float("inf"):
+        raise AttachError(f"sigma_bounds must be 0 < smallest <= largest, got {bounds}.")
+
+
+def check_neurons(net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> None:
+    """Nothing fires in the network but the noisy neurons that the learner knows."""
+    if not neurons:
+        raise AttachError("The network has no noisy neuron. Call nit_snn.swap_neurons(net) first.")
+    known = set(neurons.values())
+    strange = [
+        f"{name} ({type(module).__name__})"
+        for name, module in spiking_modules(net).items()
+        if module not in known
+    ]
+    if strange:
+        raise AttachError(
+            "These spiking neurons are not noisy, or came after the learner, so their "
+            f"surrogate gradients would enter the estimate: {', '.join(strange)}. "
+            "Swap them with nit_snn.swap_neurons(net), and attach the learner then."
+        )
+
+
+def check_levels(
+    neurons: Mapping[str, NoisyNeuron], bounds: tuple[float, float] | None = None
+) -> None:
+    """Every noise level is positive, and within `bounds` if it is to be learned."""
+    silent = [name for name, neuron in neurons.items() if not (neuron.sigma > 0).all()]
+    if silent:
+        raise AttachError(f"The noise level sigma must be positive in: {', '.join(silent)}.")
+    if bounds is not None:
+        outside = [name for name, neuron in neurons.items() if not _within(neuron.sigma, *bounds)]
+        if outside:
+            raise AttachError(
+                f"sigma starts outside of sigma_bounds={bounds} in: {', '.join(outside)}."
+            )
+
+
+def check_all_conditional(neurons: Mapping[str, NoisyNeuron]) -> None:
+    """A spike wipes out the membrane of every neuron."""
+    refused = _reasons({name: n.why_not_conditional() for name, n in neurons.items()})
+    if refused:
+        raise AttachError(
+            "conditional=True needs neurons that a spike resets to a constant. "
+            f"It would be biased in: {refused}."
+        )
+
+
+def check_firing_probabilities(neurons: Mapping[str, NoisyNeuron]) -> None:
+    """Every neuron fires where its membrane crosses the threshold, and nowhere else."""
+    refused = _reasons({name: n.why_no_firing_probability() for name, n in neurons.items()})
+    if refused:
+        raise AttachError(
+            "readout_control=True needs neurons that fire where the membrane crosses the "
+            f"threshold. It would be biased in: {refused}."
+        )
+
+
+def checked_losses(losses: Any, rows: int, replicas: int) -> Tensor:
+    try:
+        values = losses if isinstance(losses, Tensor) else torch.as_tensor(losses)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise LossError(f"losses must be numbers, got {type(losses).__name__}: {error}") from error
+    if values.is_complex():
+        raise LossError(f"losses must be real, got {values.dtype}.")
+    if values.shape != (rows,):
+        raise LossError(
+            f"losses must have one number per row, shape ({rows},) = (replicas * batch,) with "
+            f"{replicas} replicas, got {tuple(values.shape)}. Did you forget reduction='none'?"
+        )
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.float()  # a mean over many rows is too much for half precision
+    finite = torch.isfinite(values.detach())
+    if not finite.all():
+        bad = (~finite).nonzero().flatten()
+        raise NonFiniteLossError(
+            f"{len(bad)} of {rows} losses are NaN or infinite, first in row {int(bad[0])}. "
+            "No gradient was written."
+        )
+    return values
+
+
+def coupled_batch_norms(net: nn.Module) -> list[str]:
+    """BatchNorms that use batch statistics of something noisy, by order of registration."""
+    behind, coupled = False, []
+    for name, module in net.named_modules():
+        behind = behind or isinstance(module, NoisyNeuron)
+        if behind and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            coupled.append(name)
+    return coupled
+
+
+def unreached_parameters(net: nn.Module) -> list[str]:
+    """Parameters that ask for a gradient and have none."""
+    return [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def _within(sigma: Tensor, low: float, high: float) -> bool:
+    return bool(((sigma >= low) & (sigma <= high)).all())
+
+
+def _reasons(reasons: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name} ({reason})" for name, reason in reasons.items() if reason)
