@@ -134,8 +134,8 @@ def picture(stages: list[dict[str, Any]], path: Path) -> None:
             values = [row[key] for row in stage["rows"]]
             panel.barh(positions, values, 0.25, label=f"after {stage['steps']} steps")
         panel.set(xscale="log", xlabel=label, yticks=range(len(names)), yticklabels=names)
-        panel.invert_yaxis()
         panel.grid(axis="x", alpha=0.3)
+    axes[0].invert_yaxis()  # shared by both
     axes[1].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)

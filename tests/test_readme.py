@@ -51,6 +51,25 @@ def test_results_say_how_to_get_them_again(path: Path) -> None:
     assert script.exists()
 
 
+def test_variance_ratios_are_those_of_the_benchmark() -> None:
+    stages = json.loads((ROOT / "docs/benchmarks/gradient_variance.json").read_text())["stages"]
+
+    def span(name: str, over: str, key: str) -> tuple[float, float]:
+        rows = [{row["estimator"]: row[key] for row in stage["rows"]} for stage in stages]
+        ratios = [row[over] / row[name] for row in rows]
+        return min(ratios), max(ratios)
+
+    low, high = span("leave-one-out", "plain Eq. 8", "variance_x_time")
+    assert f"is {low:.0f} to {high:.0f} times lower" in README
+    low, high = span("readout control", "plain Eq. 8", "variance_x_time")
+    assert f"and {low:.0f} to {high:.0f} times with the control" in README
+    design = " ".join((ROOT / "docs/design.md").read_text().split())
+    low, high = span("readout control", "leave-one-out", "variance")
+    assert f"variance {low:.1f} to {high:.1f} times" in design
+    low, high = span("readout control", "leave-one-out", "variance_x_time")
+    assert f"time {low:.1f} to {high:.1f} times against leave-one-out" in design
+
+
 def test_code_of_the_readme_runs() -> None:
     """The three changed lines, as they stand there, on a plain network and one batch."""
     import snntorch as snn
