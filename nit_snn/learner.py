@@ -177,7 +177,9 @@ class NITLearner:
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(replicas={self.replicas}, rule={self.rule!r}, "
-            f"baseline={self.baseline!r}, antithetic={self.antithetic}, seed={self.seed}, "
+            f"baseline={self.baseline!r}, antithetic={self.antithetic}, "
+            f"conditional={self.conditional}, readout_control={self.readout_control}, "
+            f"learn_sigma={self.learn_sigma}, seed={self.seed}, "
             f"layers=[{', '.join(self._neurons)}])"
         )
 

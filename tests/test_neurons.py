@@ -241,3 +241,12 @@ def test_copy_and_pickle() -> None:
 def test_a_smooth_surrogate_in_non_spiking_mode_stays_smooth() -> None:
     node = NoisyIFNode(surrogate_function=surrogate.Sigmoid(spiking=False), sigma=0.1)
     assert 0 < node(torch.zeros(1)) < 0.5
+
+
+def test_neurons_are_found_by_name_whatever_their_framework() -> None:
+    import nit_snn.neurons as neurons
+
+    assert neurons.NoisyLeaky is NoisyLeaky and neurons.NoisyLIFNode is NoisyLIFNode
+    assert all(hasattr(neurons, name) for name in neurons.__all__)
+    with pytest.raises(AttributeError, match="NoisyHodgkinHuxley"):
+        neurons.NoisyHodgkinHuxley  # noqa: B018

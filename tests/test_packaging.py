@@ -90,13 +90,15 @@ def test_editable_install_maps_neurons_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("framework", ["snntorch", "spikingjelly"])
 def test_one_framework_is_enough(framework: str, tmp_path: Path) -> None:
     """With the other framework made unimportable, the package works and names the extra."""
+    names = {"snntorch": "NoisyLeaky", "spikingjelly": "NoisyLIFNode"}
     other = {"snntorch": "spikingjelly", "spikingjelly": "snntorch"}[framework]
     code = f"""
 import sys
 sys.modules[{other!r}] = None
-import nit_snn, nit_snn.neurons.{framework}
+import nit_snn
+from nit_snn.neurons import {names[framework]}
 try:
-    import nit_snn.neurons.{other}
+    from nit_snn.neurons import {names[other]}
 except ImportError as error:
     assert 'pip install "nit-snn[{other}]"' in str(error), error
     print("ok")
