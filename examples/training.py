@@ -37,7 +37,7 @@ def parse_arguments(description: str, default_output: str) -> argparse.Namespace
     )
     add = parser.add_argument
     add("--dataset", choices=NAMES, default="mnist")
-    add("--data-dir", help="full data in torchvision's layout; default: $NIT_SNN_DATA, else")
+    add("--data-dir", help="full data in torchvision's layout; else $NIT_SNN_DATA or the subset")
     add("--download", action="store_true", help="download the full data if it is missing")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--epochs", type=int, default=10)
