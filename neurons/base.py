@@ -41,14 +41,21 @@ class Charge:
             learnable decay or a current with a memory, is part of its graph.
         threshold: Where the neuron fires.
         fires: Whether a membrane fires, bool, (N, *).
-        carried: The old membrane, if the drift holds a reset that was decided on it.
+        state: The state that the drift was computed from, as the last call left it.
+        carry: The derivative of the drift in the membrane that the last call left, given its
+            spike; a scalar, or broadcasting to (*).
+        wiped: Whether a spike leaves nothing of the membrane.
+        jumps: Whether the drift holds a reset that was decided on `state`.
     """
 
     currents: tuple[Current, ...]
     drift: Callable[..., Tensor]
     threshold: Tensor | float = 1.0
     fires: Callable[[Tensor], Tensor] | None = None
-    carried: Tensor | None = None
+    state: Tensor | None = None
+    carry: float | Tensor = 0.0
+    wiped: bool = False
+    jumps: bool = False
 
 
 class Recorder(Protocol):
@@ -56,6 +63,7 @@ class Recorder(Protocol):
 
     learns: bool
     hides_membranes: bool
+    hides_states: bool
     pending: bool
 
     def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
@@ -64,6 +72,10 @@ class Recorder(Protocol):
 
     def hold(self, current: Tensor) -> Tensor:
         """A current that the neuron keeps beyond its step; see `NoisyNeuron._hold`."""
+        ...
+
+    def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
+        """Sees the state that a call leaves behind, where it is not the charged membrane."""
         ...
 
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
@@ -191,6 +203,10 @@ class NoisyNeuron(nn.Module):
     def why_not_conditional(self) -> str | None:
         """Why a spike does not tell all that the membrane leaves behind; None if it does."""
         raise NotImplementedError
+
+    def why_not_pathwise(self) -> str | None:
+        """Why what a membrane carries on is no smooth function of it, given its spike."""
+        return self.why_no_firing_probability()
 
     @contextmanager
     def _cut(self) -> Iterator[None]:

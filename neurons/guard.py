@@ -27,7 +27,7 @@ _HARMLESS = {
 
 
 class GuardedMembrane(Tensor):
-    """A neuron's membrane under `conditional=True`: only the neuron itself may read it.
+    """A neuron's membrane under `conditional`: only the neuron itself may read it.
 
     While a recording is pending the estimate is conditioned on the spikes, so a loss that depends
     on the membrane in any other way would be biased: any operation on it raises.
@@ -49,7 +49,7 @@ class GuardedMembrane(Tensor):
         if func.__name__ not in _HARMLESS and _pending((args, kwargs)):
             raise RecordingError(
                 f"The membrane of a noisy neuron was read ({func.__name__}) while a NITLearner "
-                "with conditional=True records. It conditions on the spikes, so nothing but spikes "
+                "with conditional=... records. It conditions on the spikes, so nothing but spikes "
                 "may be read: take the loss from spikes, or attach it with conditional=False."
             )
         with torch._C.DisableTorchFunctionSubclass():
@@ -67,7 +67,8 @@ def _pending(value: Any) -> bool:
 
 def guarded(membrane: Tensor, recorder: Recorder) -> Tensor:
     """`membrane`, shielded from being read as long as `recorder` is pending."""
-    shielded = membrane.as_subclass(GuardedMembrane)
+    # Not a view, so that it can be detached in place.
+    shielded: GuardedMembrane = torch.Tensor._make_subclass(GuardedMembrane, membrane)
     shielded._recorder = recorder
     return shielded
 

@@ -36,6 +36,7 @@ class _NoisyLIF(NoisyNeuron):
     spike_grad: Callable[[Tensor], Tensor]
     state_quant: Any
     inhibition: bool
+    reset_delay: bool
     _states: tuple[str, ...] = ("mem",)
 
     def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
@@ -74,13 +75,21 @@ class _NoisyLIF(NoisyNeuron):
                 lambda *values: self._after_reset(drift(*values)),
                 threshold=self.threshold,
                 fires=lambda membrane: membrane - self.threshold > 0,
-                carried=None if self.reset_mechanism == "none" else self.mem,
+                state=self.mem,
+                carry=self._carry,
+                wiped=self.reset_mechanism == "zero",
+                jumps=self.reset_mechanism != "none",
             )
         )
 
     @property
     def _gain(self) -> float | Tensor:
         return 1.0
+
+    @property
+    def _carry(self) -> float | Tensor:
+        """The derivative of the drift in the old membrane, but for what a spike wipes out."""
+        return self.beta.detach().clamp(0, 1)
 
     @property
     def _kept(self) -> float | Tensor:
@@ -119,6 +128,11 @@ class _NoisyLIF(NoisyNeuron):
     def why_not_conditional(self) -> str | None:
         if self.reset_mechanism != "zero":
             return f"its reset mechanism is {self.reset_mechanism!r}, not 'zero'"
+        return self.why_no_firing_probability()
+
+    def why_not_pathwise(self) -> str | None:
+        if not self.reset_delay:
+            return "it resets without delay, and then once more if the membrane is still high"
         return self.why_no_firing_probability()
 
     def why_no_firing_probability(self) -> str | None:
@@ -198,6 +212,10 @@ class NoisyLapicque(_NoisyLIF, snn.Lapicque):
     def _gain(self) -> float | Tensor:
         return (self.time_step / self.C).detach() * self._kept
 
+    @property
+    def _carry(self) -> float | Tensor:
+        return (1 - self.time_step / (self.R * self.C)).detach()
+
     def unreachable(self) -> dict[str, str]:
         found = super().unreachable()
         if self.beta.requires_grad:
@@ -264,6 +282,10 @@ class NoisyAlpha(_NoisyLIF, snn.Alpha):
 
     def _after_reset(self, charged: Tensor) -> Tensor:
         return charged
+
+    @property
+    def _carry(self) -> float | Tensor:
+        return 0.0
 
     def why_biased(self) -> str | None:
         return "its synaptic currents are quantised" if self.state_quant else None

@@ -14,6 +14,7 @@ from ..synapses.conv import conv_gradient
 from ..synapses.linear import linear_gradient
 from .base import Charge, Current, NoisyNeuron
 from .functional import hard_reset, if_charge, lif_charge, plif_charge, soft_reset
+from .guard import guarded, unguarded
 
 require("spikingjelly", extra="spikingjelly")
 
@@ -47,6 +48,11 @@ class _NoisyNode(NoisyNeuron):
     def _gain(self) -> float | Tensor:
         return 1.0
 
+    @property
+    def _carry(self) -> float | Tensor:
+        """The derivative of the drift in the old membrane."""
+        return 1.0
+
     def _step(
         self, x: Tensor, v: Tensor, source: Tensor, step: int | None
     ) -> tuple[Tensor, Tensor]:
@@ -56,13 +62,26 @@ class _NoisyNode(NoisyNeuron):
                 lambda current: self._charge(current, v),
                 threshold=self.v_threshold,
                 fires=lambda membrane: membrane - self.v_threshold >= 0,
+                state=v,
+                carry=self._carry,
+                wiped=self.v_reset is not None,
             )
         )
         spike = self.surrogate_function(h - self.v_threshold).to(x.dtype)
         carried = spike.detach() if self.detach_reset else spike
         if self.v_reset is None:
-            return spike, soft_reset(h, carried, self.v_threshold)
-        return spike, hard_reset(h, carried, self.v_reset)
+            v = soft_reset(h, carried, self.v_threshold)
+        else:
+            v = hard_reset(h, carried, self.v_reset)
+        if self._recorder is not None:
+            self._recorder.leave(self, v)
+        return spike, v
+
+    def _shielded(self, v: Tensor) -> Tensor:
+        """The state after a call, which nothing else may read while its past is conditioned on."""
+        if self._recorder is None or not self._recorder.hides_states:
+            return v
+        return guarded(v, self._recorder)
 
     def reset_state(self) -> None:
         self.reset()
@@ -94,21 +113,21 @@ class _NoisyNode(NoisyNeuron):
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         with self._cut():
-            spike, v = self._step(inputs[0], states[0], inputs[0], None)
+            spike, v = self._step(inputs[0], unguarded(states[0]), inputs[0], None)
             spike = self._emit(spike)
-        return (spike,), (v, *states[1:])
+        return (spike,), (self._shielded(v), *states[1:])
 
     def multi_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        spikes, membranes = self._sequence(inputs[0], states[0])
-        return (spikes,), (membranes[-1], *states[1:])
+        spikes, membranes = self._sequence(inputs[0], unguarded(states[0]))
+        return (spikes,), (self._shielded(membranes[-1]), *states[1:])
 
     def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         states = self.materialize_states((x_seq,), tuple(self._memories.values()), "m")
-        spikes, membranes = self._sequence(x_seq, states[0])
-        self.v = membranes[-1]
-        self.v_seq = torch.stack(membranes) if self.store_v_seq else None
+        spikes, membranes = self._sequence(x_seq, unguarded(states[0]))
+        self.v = self._shielded(membranes[-1])
+        self.v_seq = self._shielded(torch.stack(membranes)) if self.store_v_seq else None
         return spikes
 
 
@@ -171,6 +190,10 @@ class NoisyLIFNode(_NoisyNode, sj.LIFNode):
     def _gain(self) -> float | Tensor:
         return 1.0 / self.tau if self.decay_input else 1.0
 
+    @property
+    def _carry(self) -> float | Tensor:
+        return 1.0 - 1.0 / self.tau
+
 
 class NoisyParametricLIFNode(_NoisyNode, sj.ParametricLIFNode):
     """SpikingJelly's `ParametricLIFNode` with Gaussian noise in its membrane.
@@ -203,6 +226,10 @@ class NoisyParametricLIFNode(_NoisyNode, sj.ParametricLIFNode):
     @property
     def _gain(self) -> float | Tensor:
         return self.w.detach().sigmoid() if self.decay_input else 1.0
+
+    @property
+    def _carry(self) -> float | Tensor:
+        return 1.0 - self.w.detach().sigmoid()
 
 
 #: What `swap_neurons` puts in the place of each node of the framework.

@@ -33,10 +33,12 @@ def check_options(replicas: int, baseline: str, antithetic: bool, route: str) ->
         )
 
 
-def check_conditional(conditional: bool, store_noise: bool) -> None:
+def check_conditional(conditional: bool | str, store_noise: bool) -> None:
+    if conditional not in (False, True, "pathwise"):
+        raise AttachError(f"conditional must be False, True or 'pathwise', got {conditional!r}.")
     if conditional and not store_noise:
         raise AttachError(
-            "conditional=True needs store_noise=True: it depends on the spikes, which a second "
+            f"conditional={conditional!r} needs store_noise=True: it depends on the spikes, which a second "
             "draw of the noise does not give."
         )
 
@@ -157,6 +159,16 @@ def check_all_conditional(neurons: Mapping[str, NoisyNeuron]) -> None:
         raise AttachError(
             "conditional=True needs neurons that a spike resets to a constant. "
             f"It would be biased in: {refused}."
+        )
+
+
+def check_all_pathwise(neurons: Mapping[str, NoisyNeuron]) -> None:
+    """Given its spike, what a neuron carries on is a smooth function of its membrane."""
+    refused = _reasons({name: n.why_not_pathwise() for name, n in neurons.items()})
+    if refused:
+        raise AttachError(
+            "conditional='pathwise' needs neurons that fire where the membrane crosses the "
+            f"threshold, and carry it on smoothly. It would be biased in: {refused}."
         )
 
 

@@ -20,7 +20,6 @@ estimate stays unbiased, however good or bad a coefficient is.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor
 
 from .baselines import Sharing, mean_of_others
+from .firing import Firing
 
 NAMES = ("none", "readout", "network")
 
@@ -54,19 +54,17 @@ class FiringRecord:
     _drifts: list[Tensor] = field(default_factory=list)
     _shapes: list[tuple[torch.Size, int, int]] = field(default_factory=list)
 
-    def add(self, spike: Tensor, level: Tensor, sigma: Tensor, drift: Tensor) -> None:
+    def add(self, firing: Firing, sigma: Tensor, drift: Tensor) -> None:
         """Remembers one call.
 
         Args:
-            spike: bool, (N, *).
-            level: a, (N, *).
+            firing: What the layer did.
             sigma: Scalar, or broadcasting to (*).
             drift: m, (N, *), with its local graph.
         """
-        probability = 0.5 - 0.5 * torch.erf(level / math.sqrt(2))  # faster than ndtr
-        self.residuals.append(spike.to(level.dtype) - probability)
-        self.densities.append((-0.5 * level.square()).exp() / (math.sqrt(2 * math.pi) * sigma))
-        self.levels.append(level)
+        self.residuals.append(firing.residual)
+        self.densities.append(firing.density / sigma)
+        self.levels.append(firing.level)
         if self.follows:
             self._drifts.append(drift)
 
@@ -160,3 +158,30 @@ def explained(record: FiringRecord, coefficients: list[Tensor]) -> Tensor:
     """`sum c (s - p)` of each row, (N,)."""
     terms = [(c * r).flatten(1).sum(1) for c, r in zip(coefficients, record.residuals, strict=True)]
     return torch.stack(terms).sum(0)
+
+
+def explained_of_others(record: FiringRecord, replicas: int, sharing: Sharing) -> Tensor | None:
+    """What the baseline is lowered by: the mean over the other replicas of `sum c (s - p)`, (N,).
+
+    The losses that a leave-one-out baseline averages vary for the same reasons as the loss itself,
+    so the control variate belongs to each of them, too. Their coefficients leave out both
+    replicas, so that the baseline of replica r depends on nothing of r:
+
+        sum_{r' != r} (G - g_r - g_r') d_r' = (G - g_r) (D - d_r) - sum_{r' != r} g_r' d_r'
+
+    with d = s - p, and the sums G and D over all replicas. None if there are too few of them.
+    """
+    size = sharing.size(replicas)
+    others, both = replicas - size, replicas - 2 * size
+    if both < 1:
+        return None
+    total: Tensor | None = None
+    for gradient, residual in zip(record.by_call(), record.residuals, strict=True):
+        g, d = gradient.view(replicas, -1, *gradient.shape[1:]), residual.view_as(gradient)
+        d = d.view_as(g)
+        own_g, own_d = sharing.own(g), sharing.own(d)
+        cross = ((g.sum(0) - own_g) * (d.sum(0) - own_d)).flatten(2).sum(2)
+        each = (own_g * d).flatten(2).sum(2)
+        found = cross - (each.sum(0) - sharing.own(each))
+        total = found if total is None else total + found
+    return None if total is None else total.flatten() / (both * others)

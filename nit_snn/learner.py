@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import baselines, checks, projection, rules
-from .control import coefficients, collect, explained
+from .control import coefficients, collect, explained, explained_of_others
 from .errors import (
     AttachError,
     BiasWarning,
@@ -61,7 +61,10 @@ class NITLearner:
         antithetic: Replica c + C/2 gets minus the noise of replica c.
         conditional: Replace the noise by its mean given the spike (Rao-Blackwell): less variance,
             no bias, but only for neurons that a spike resets to a constant, and for losses
-            that read no membrane. Anything else is refused.
+            that read no membrane. Anything else is refused. "pathwise" conditions on the spike
+            whatever it was, and follows what the membrane carries on by its derivative (see
+            `nit_snn.pathwise`): far less variance where neurons are mostly silent or mostly
+            firing, and for any reset.
         control: Subtract what the loss's derivative in the spikes already explains (see
             `nit_snn.control`): much less variance, no bias, for losses that are differentiable in
             the spikes that they read. "readout" does so for the layers that the loss reads,
@@ -118,7 +121,7 @@ class NITLearner:
         rule: str = "nit",
         baseline: str = "leave-one-out",
         antithetic: bool = False,
-        conditional: bool = False,
+        conditional: bool | str = False,
         control: str = "none",
         sobol: bool = False,
         layerwise: bool = False,
@@ -170,7 +173,9 @@ class NITLearner:
         checks.check_neurons(net, self._neurons)
         checks.check_unbiased(self._neurons)
         checks.check_levels(self._neurons, sigma_bounds if learn_sigma else None)
-        if conditional:
+        if conditional == "pathwise":
+            checks.check_all_pathwise(self._neurons)
+        elif conditional:
             checks.check_all_conditional(self._neurons)
         if control != "none":
             checks.check_firing_probabilities(self._neurons)
@@ -228,7 +233,7 @@ class NITLearner:
         return (
             f"{type(self).__name__}(replicas={self.replicas}, rule={self.rule!r}, "
             f"baseline={self.baseline!r}, antithetic={self.antithetic}, "
-            f"conditional={self.conditional}, control={self.control!r}, "
+            f"conditional={self.conditional!r}, control={self.control!r}, "
             f"learn_sigma={self.learn_sigma}, seed={self.seed}, "
             f"layers=[{', '.join(self._neurons)}])"
         )
@@ -260,7 +265,7 @@ class NITLearner:
             self._noise(),
             self.passes,
             rule=self.rule,
-            conditional=self.conditional and self.rule == "nit",
+            conditional=self.conditional if self.rule == "nit" else False,
             controlled=self._controlled if self.control != "none" and self.rule == "nit" else (),
             follows=self.control == "network",
             layerwise=self.layerwise,
@@ -345,7 +350,11 @@ class NITLearner:
         control = self._control(recording, values) if recording.firing else {}
         weight = self._weights(values.detach())
         for neuron, factors in control.items():
-            weight = weight - explained(recording.firing[neuron], factors).to(weight)
+            record = recording.firing[neuron]
+            weight = weight - explained(record, factors).to(weight)
+            baseline = explained_of_others(record, self.replicas, self._sharing)
+            if baseline is not None:
+                weight = weight + baseline.to(weight) / len(weight)
         estimate = recording.gather(weight, control, measure=self._controller is not None)
         mean = values.sum() / max(1, recording.rows)
         recording.follow(estimate, mean)

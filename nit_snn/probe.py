@@ -36,6 +36,7 @@ class _Probe:
 
     learns = False
     hides_membranes = False
+    hides_states = False
     pending = False
 
     def __init__(self) -> None:
@@ -55,6 +56,9 @@ class _Probe:
     def hold(self, current: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
         return current
+
+    def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
+        """See `nit_snn.neurons.base.Recorder`."""
 
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from .control import FiringRecord
 from .errors import BiasWarning, LossError, RecordingError
+from .firing import Firing
 from .neurons.base import Charge, Current, NoisyNeuron
 from .neurons.functional import perturb
 from .noise import Noise
+from .pathwise import Carried, carried, spike_scores
 from .rules import Scores, conditional_scores, scores, sigma_gradient, weighted_score
 from .taps import Source, Tap
 
@@ -55,7 +57,8 @@ class Event:
     """One draw of noise, or the sum of several whose drifts depend alike on the parameters.
 
     What the noise belongs to: outputs of synapses (`targets`), a drift that holds its local graph,
-    or both; neither where only the noise level is learned.
+    or both; neither where only the noise level is learned. `link` is there if the drift is
+    differentiated in an earlier call's membrane, too: that call, and the derivative.
     """
 
     calls: list[int]
@@ -64,6 +67,8 @@ class Event:
     scores: Scores | None
     targets: tuple[Target, ...]
     drift: Tensor | None
+    carried: Carried | None = None
+    link: tuple[int, float | Tensor] | None = None
 
     def absorbs(self, other: Event) -> bool:
         """Whether the two draws may be summed before they meet the presynaptic activity."""
@@ -90,6 +95,17 @@ class LayerTrace:
     neuron: NoisyNeuron
     calls: int = 0
     events: list[Event] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+
+    def origin(self, state: Tensor | None) -> int | None:
+        """The call that left `state` behind, if one did."""
+        if state is None:
+            return None
+        for call in reversed(range(len(self.states))):
+            left = self.states[call]
+            if left.data_ptr() == state.data_ptr() and left.shape == state.shape:
+                return call
+        return None
 
 
 @dataclass(eq=False)
@@ -126,7 +142,7 @@ class Recording:
         noise: Where their noise comes from.
         index: Number of the pass.
         rule: "nit" or "nit-s" (see `nit_snn.rules`).
-        conditional: Condition the scores on the spikes.
+        conditional: Condition the scores on the spikes: False, True or "pathwise".
         controlled: Names of the layers that get a control variate (see `nit_snn.control`).
         follows: Whether its coefficients are followed from layer to layer.
         layerwise: Replica c has noise in layer `c % layers` only.
@@ -143,7 +159,7 @@ class Recording:
         index: int,
         *,
         rule: str = "nit",
-        conditional: bool = False,
+        conditional: bool | str = False,
         controlled: Collection[str] = (),
         follows: bool = False,
         layerwise: bool = False,
@@ -153,7 +169,9 @@ class Recording:
         self.noise = noise
         self.index = index
         self.rule = rule
-        self.hides_membranes = self.conditional = conditional
+        self.conditional = conditional
+        self.hides_membranes = bool(conditional)
+        self.hides_states = self.pathwise = conditional == "pathwise"
         self.layerwise = layerwise
         self.causal = causal
         self.store_noise = store_noise
@@ -208,29 +226,38 @@ class Recording:
         self._check_rows(trace.name, drift)
         features_last = any(s is not None and isinstance(s.module, nn.Linear) for s in sources)
         neuron._fit_sigma(trace.name, drift, features_last)
-        if charge.carried is not None and trace.calls and charge.carried.requires_grad:
+        if charge.jumps and trace.calls and charge.state is not None and charge.state.requires_grad:
             _warn_of_delayed_reset(trace.name)
         call, trace.calls = trace.calls, trace.calls + 1
         noise = self._draw(trace, call, drift.shape, drift.dtype)
         membrane = perturb(drift.detach(), neuron.sigma.detach(), noise)
         learn_sigma = neuron.sigma.requires_grad
-        firing = self.firing.get(neuron)
-        if self.conditional or firing is not None:
-            spike, level = _firing(neuron, charge, drift.detach(), membrane, noise.dtype)
-            if firing is not None:
-                firing.add(spike, level, neuron.sigma.detach().to(level.dtype), drift)
+        record = self.firing.get(neuron)
+        firing = None
+        if self.conditional or record is not None:
+            firing = _firing(neuron, charge, drift.detach(), membrane, noise.dtype)
+            if record is not None:
+                record.add(firing, neuron.sigma.detach().to(firing.level.dtype), drift)
         targets = tuple(
             Target(source, None if static else c.step, _whole(c).shape[0], c.gain)
             for c, (source, static) in zip(charge.currents, found, strict=True)
             if source is not None
         )
-        if targets or drift.requires_grad or learn_sigma:
-            if self.conditional:
-                kept: Scores | None = conditional_scores(noise, spike, level, learn_sigma)
-            else:
-                kept = scores(noise, self.rule, learn_sigma) if self.store_noise else None
-            held = drift if drift.requires_grad else None
-            event = Event([call], drift.shape, drift.dtype, kept, targets, held)
+        held = drift if drift.requires_grad else None
+        event = Event([call], drift.shape, drift.dtype, None, targets, held)
+        if self.pathwise and firing is not None:
+            event.scores = spike_scores(firing, learn_sigma)
+            if isinstance(charge.carry, Tensor) or charge.carry:
+                event.carried = carried(firing, noise, charge.wiped, learn_sigma)
+                origin = trace.origin(charge.state)
+                event.link = None if origin is None else (origin, charge.carry)
+            trace.states.append(membrane)
+            trace.events.append(event)
+        elif targets or held is not None or learn_sigma:
+            if firing is not None and self.conditional:
+                event.scores = conditional_scores(noise, firing, learn_sigma)
+            elif self.store_noise:
+                event.scores = scores(noise, self.rule, learn_sigma)
             if not self.causal and trace.events and trace.events[-1].absorbs(event):
                 trace.events[-1].absorb(event)
             else:
@@ -245,6 +272,11 @@ class Recording:
         leaf = current.detach().requires_grad_()
         self.held.append((leaf, source))
         return leaf
+
+    def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
+        """See `nit_snn.neurons.base.Recorder`."""
+        if self.pathwise:
+            self.traces[neuron].states[-1] = state
 
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
@@ -277,15 +309,18 @@ class Recording:
                     f"{trace.calls} steps. Causal credit needs a loss for each, zero where there "
                     "is none."
                 )
-            share: Tensor | None = None
+            layer: Tensor | None = None
             totals: dict[Source, Tensor] = {}
             sequences: dict[Source, dict[int, Tensor]] = {}
             lengths: dict[Source, int] = {}
-            for event in trace.events:
+            arriving: dict[int, Tensor] = {}  # what later drifts ask of each call's membrane
+            for event in reversed(trace.events) if self.pathwise else trace.events:
                 own = self._weight(weight, trace.number, event.calls[0])
                 cotangent = self._cotangent(trace, event, own, control or {}, estimate)
+                if self.pathwise:
+                    cotangent = self._followed(trace, event, cotangent, arriving, estimate)
                 if measure:
-                    share = cotangent if share is None else share + cotangent
+                    layer = cotangent if layer is None else layer + cotangent
                 if event.drift is not None:
                     estimate.drifts.append(event.drift)
                     estimate.cotangents.append(cotangent.to(event.drift.dtype))
@@ -305,8 +340,8 @@ class Recording:
                 )
             for source, total in totals.items():
                 self._through(source, total, estimate)
-            if share is not None:
-                estimate.shares.append(share)
+            if layer is not None:
+                estimate.shares.append(layer)
         return estimate
 
     def _weight(self, weight: Tensor, layer: int, call: int) -> Tensor:
@@ -373,6 +408,28 @@ class Recording:
                     estimate.add(neuron.sigma, moved)
         return cotangent
 
+    def _followed(
+        self,
+        trace: LayerTrace,
+        event: Event,
+        cotangent: Tensor,
+        arriving: dict[int, Tensor],
+        estimate: Estimate,
+    ) -> Tensor:
+        """The whole cotangent of a drift: with what its membrane means to later drifts."""
+        later = arriving.pop(event.calls[0], None)
+        if later is not None and event.carried is not None:
+            cotangent = torch.addcmul(cotangent, later, event.carried.drift)
+            if event.carried.sigma is not None:
+                sigma = trace.neuron.sigma
+                estimate.add(sigma, (later * event.carried.sigma).sum_to_size(sigma.shape))
+        if event.link is not None:
+            origin, carry = event.link
+            passed = cotangent * carry
+            held = arriving.get(origin)
+            arriving[origin] = passed if held is None else held + passed
+        return cotangent
+
     def _scaled(self, cotangent: Tensor, gain: float | Tensor) -> Tensor:
         """A cotangent of the drift as one of a current; a direction keeps its scale."""
         if self.rule == "nit-s":
@@ -429,11 +486,10 @@ def _whole(current: Current) -> Tensor:
 
 def _firing(
     neuron: NoisyNeuron, charge: Charge, drift: Tensor, membrane: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Whether each neuron fires, and a = (threshold - m) / sigma."""
+) -> Firing:
     assert charge.fires is not None
     level = (charge.threshold - drift.to(dtype)) / neuron.sigma.detach().to(dtype)
-    return charge.fires(membrane), level
+    return Firing(charge.fires(membrane), level)
 
 
 def _warn_of_delayed_reset(name: str) -> None:

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .firing import Firing
+
 NAMES = ("nit", "nit-s")
 
 
@@ -49,7 +51,7 @@ def scores(noise: Tensor, rule: str, learn_sigma: bool) -> Scores:
     )
 
 
-def conditional_scores(noise: Tensor, spike: Tensor, level: Tensor, learn_sigma: bool) -> Scores:
+def conditional_scores(noise: Tensor, firing: Firing, learn_sigma: bool) -> Scores:
     """The scores' means given the spikes (Rao-Blackwell), for membranes that a spike wipes out.
 
     With a spike, that is `eps > a`, `E[eps | eps > a] = h(a)` and `E[eps^2 - 1 | eps > a] = a h(a)`
@@ -58,25 +60,15 @@ def conditional_scores(noise: Tensor, spike: Tensor, level: Tensor, learn_sigma:
 
     Args:
         noise: eps, (N, *).
-        spike: Whether the neuron fired, bool, (N, *).
-        level: a = (threshold - m) / sigma, (N, *).
+        firing: What the neuron did.
         learn_sigma: Whether the score of the noise level is wanted.
     """
-    hazard = normal_hazard(level)
     return Scores(
-        torch.where(spike, hazard, noise),
-        torch.where(spike, level * hazard, noise.square() - 1) if learn_sigma else None,
+        torch.where(firing.spike, firing.hazard, noise),
+        torch.where(firing.spike, firing.level * firing.hazard, noise.square() - 1)
+        if learn_sigma
+        else None,
     )
-
-
-def normal_hazard(a: Tensor) -> Tensor:
-    """`phi(a) / (1 - Phi(a))` of the standard normal, without overflow or cancellation.
-
-    Example:
-        >>> normal_hazard(torch.tensor([-40.0, 0.0, 40.0]))
-        tensor([ 0.0000,  0.7979, 40.0250])
-    """
-    return math.sqrt(2 / math.pi) / torch.special.erfcx(a / math.sqrt(2))
 
 
 def weighted_score(score: Tensor, weight: Tensor, sigma: Tensor, rule: str = "nit") -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from nit_snn import NITLearner, restore_neurons, swap_neurons
 from nit_snn.errors import AttachError, RecordingError
 from nit_snn.noise import ReplicaNoise
-from nit_snn.rules import normal_hazard, presynaptic_sign, sign
+from nit_snn.firing import normal_hazard
+from nit_snn.rules import presynaptic_sign, sign
 
 SEED, REPLICAS, BATCH = 3, 4, 5
 X = torch.tensor([[-1.0, 0.0, 0.5, 2.0]]) * torch.arange(1.0, BATCH + 1).unsqueeze(1)

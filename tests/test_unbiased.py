@@ -133,6 +133,7 @@ def integrate(v_reset: float | None, **kw: Any) -> Case:
 
 CONTROL = {"control": "readout"}
 NETWORK = {"control": "network"}
+PATHWISE = {"conditional": "pathwise"}
 
 CASES = {
     "leaky zero": leaky("zero"),
@@ -196,6 +197,33 @@ CASES = {
         loss="spikes by step",
         multi_step=True,
         options={"causal": True, "conditional": True},
+    ),
+    "leaky zero, pathwise": leaky("zero", options=PATHWISE),
+    "leaky subtract, pathwise": leaky("subtract", options=PATHWISE),
+    "leaky none, pathwise, learned sigma": leaky("none", options={**PATHWISE, "learn_sigma": True}),
+    "leaky zero, pathwise, learned sigma, conv": leaky(
+        "zero", conv=True, options={**PATHWISE, "learn_sigma": True}
+    ),
+    "leaky subtract, pathwise, learnable beta, network control": leaky(
+        "subtract", learn_beta=True, options={**PATHWISE, **NETWORK}
+    ),
+    "leaky zero, pathwise, network control, learned sigma": leaky(
+        "zero", options={**PATHWISE, **NETWORK, "learn_sigma": True}
+    ),
+    "leaky zero, pathwise, antithetic, control, general route": leaky(
+        "zero", options={**PATHWISE, **CONTROL, "antithetic": True, "route": "general"}
+    ),
+    "lif hard to -0.2, pathwise, learned sigma, multi-step": lif(
+        -0.2, True, multi_step=True, options={**PATHWISE, "learn_sigma": True}
+    ),
+    "lif soft, pathwise, network control, conv": lif(
+        None, False, conv=True, options={**PATHWISE, **NETWORK}
+    ),
+    "if soft, pathwise, learned sigma, multi-step": integrate(
+        None, multi_step=True, options={**PATHWISE, "learn_sigma": True}
+    ),
+    "lif hard, causal, pathwise": lif(
+        0.0, True, loss="spikes by step", options={"causal": True, **PATHWISE}
     ),
     "leaky subtract, learnable beta": leaky("subtract", learn_beta=True),
     "lif hard, decay": lif(0.0, True),
