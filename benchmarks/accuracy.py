@@ -82,7 +82,13 @@ def one_run(
 ) -> dict[str, Any]:
     """Trains one network, and returns its row of the results."""
     chosen = settings(dataset, method, args)
-    needed = {"sigma": args.sigma, "replicas": args.replicas, "control": False, "sign_share": 0.0}
+    needed = {
+        "sigma": args.sigma,
+        "replicas": args.replicas,
+        "control": False,
+        "conditional": "none",
+        "sign_share": 0.0,
+    }
     options = argparse.Namespace(
         **needed | {k: v for k, v in chosen.items() if k != "sign_lr"},
         stbp_lr=chosen["lr"],

@@ -244,14 +244,14 @@ EXPERIMENTS = {
         spread=(1.0, 0.5),
         sigma=(1.0, 1.0),
         loss=zero_one,
-        settings={"steps": 8, "epochs": 10, "replicas": 32, "lr": 2e-3, "conditional": True},
+        settings={"steps": 8, "epochs": 10, "replicas": 32, "lr": 2e-3},
     ),
     "first-spike": Experiment(
         lambda args: Layers(*dense(784, 100, 10), steps=args.steps, decide=earliest_then_most),
         spread=(1.0, 0.5),
         sigma=(1.0, 1.0),
         loss=late_and_costly,
-        settings={"steps": 8, "epochs": 10, "replicas": 32, "lr": 2e-3, "conditional": True},
+        settings={"steps": 8, "epochs": 10, "replicas": 32, "lr": 2e-3},
     ),
 }
 
@@ -278,7 +278,7 @@ class Run(training.Run):
                 self.net,
                 replicas=args.replicas,
                 control=args.control,
-                conditional=args.conditional,
+                conditional=training.CONDITIONS[args.conditional],
                 seed=args.seed,
             )
         self._clock = time.process_time()
@@ -365,12 +365,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         add("--weight-decay", type=float, default=0.03, help="AdamW's")
         add("--replicas", type=int, help="noisy copies of each sample")
         add("--control", choices=("none", "readout", "network"), default="none")
-        add(
-            "--conditional",
-            action=argparse.BooleanOptionalAction,
-            default=False,
-            help="condition the noise on the spikes",
-        )
+        add("--conditional", choices=training.CONDITIONS, default="pathwise")
         add("--steps", type=int, help="time steps T")
         add("--window", type=int, default=8, help="recurrent: how many last rows are read out")
         add("--memoryless", action="store_true", help="recurrent: neurons without any memory")

@@ -30,6 +30,10 @@ from nit_snn import NITLearner, NITSPlus, noise_off, swap_neurons
 from nit_snn.datasets import NAMES, Splits, load, split
 
 METHODS = ("nit", "stbp", "stbp-n", "nit-s", "nit-s+")
+CONDITIONS: dict[str, bool | str] = {"none": False, "spike": True, "pathwise": "pathwise"}
+
+# A gradient holds numbers too small to matter, on which many processors are very slow.
+torch.set_flush_denormal(True)
 
 
 def parse_arguments(description: str, default_output: str) -> argparse.Namespace:
@@ -52,6 +56,7 @@ def parse_arguments(description: str, default_output: str) -> argparse.Namespace
     add("--weight-decay", type=float, default=0.03, help="AdamW's, for all methods")
     add("--replicas", type=int, default=64, help="noisy copies of each sample")
     add("--control", action="store_true", help="NIT: control variate from the readout")
+    add("--conditional", choices=CONDITIONS, default="none", help="NIT: condition on the spikes")
     add("--steps", type=int, default=8, help="time steps T")
     add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
     add("--spiking-output", action="store_true", help="spiking neurons in the output layer too")
@@ -92,6 +97,7 @@ class Run:
                 replicas=args.replicas,
                 rule="nit" if method == "nit" else "nit-s",
                 control="readout" if args.control else "none",
+                conditional=CONDITIONS[args.conditional],
                 seed=args.seed,
             )
         self.plus: NITSPlus | None = None

@@ -131,7 +131,7 @@ class _NoisyLIF(NoisyNeuron):
         return self.why_no_firing_probability()
 
     def why_not_pathwise(self) -> str | None:
-        if not self.reset_delay:
+        if not getattr(self, "reset_delay", True):
             return "it resets without delay, and then once more if the membrane is still high"
         return self.why_no_firing_probability()
 

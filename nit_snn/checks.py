@@ -38,8 +38,8 @@ def check_conditional(conditional: bool | str, store_noise: bool) -> None:
         raise AttachError(f"conditional must be False, True or 'pathwise', got {conditional!r}.")
     if conditional and not store_noise:
         raise AttachError(
-            f"conditional={conditional!r} needs store_noise=True: it depends on the spikes, which a second "
-            "draw of the noise does not give."
+            f"conditional={conditional!r} needs store_noise=True: it depends on the spikes, which "
+            "a second draw of the noise does not give."
         )
 
 

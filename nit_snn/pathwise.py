@@ -1,9 +1,9 @@
 """Conditioning on the spike whatever it was, with the membrane followed pathwise.
 
 All that a loss of spikes knows of a membrane's noise is whether the neuron fired, now and
-later. So the draw is taken apart: first the spike, `P(s = 1) = p(m)`, then the noise given the spike,
-a truncated normal, `eps = F^-1(U; m, s)` of a uniform U that no parameter touches. The score is the
-spike's alone,
+later. So the draw is taken apart: first the spike, `P(s = 1) = p(m)`, then the noise given the
+spike, a truncated normal, `eps = F^-1(U; m, s)` of a uniform U that no parameter touches. The
+score is the spike's alone,
 
     d log P(s) / dm = h(a) / sigma with a spike, -h(-a) / sigma without,
 

@@ -104,6 +104,7 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Any]] = {
 
 # Of the learner.
 GENERAL, CONDITIONAL = {"route": "general"}, {"conditional": True}
+PATHWISE = {"conditional": "pathwise"}
 READOUT, NETWORK = {"control": "readout"}, {"control": "network"}
 LEARNED, ANTITHETIC, AGAIN = {"learn_sigma": True}, {"antithetic": True}, {"store_noise": False}
 # Of snnTorch's neurons.
@@ -209,6 +210,18 @@ CASES = {
     "plif hard to -0.2, no decay, conditional, learned sigma, multi-step": plif(
         -0.2, False, CONDITIONAL, LEARNED, multi_step=True, moving=True
     ),
+    "lapicque subtract, pathwise, learned sigma": lapicque("subtract", PATHWISE, LEARNED),
+    "synaptic zero, pathwise, network control, learned sigma": synaptic(
+        "zero", (DECAYS,), (PATHWISE, NETWORK, LEARNED), moving=True
+    ),
+    "alpha subtract, pathwise": alpha("subtract", (BETA,), (PATHWISE,), moving=True),
+    "rleaky zero, all to all, pathwise, network control": rleaky(
+        "zero", (ALL_TO_ALL,), (PATHWISE, NETWORK)
+    ),
+    "rsynaptic subtract, all to all, pathwise, learned sigma": rsynaptic(
+        "subtract", (DECAYS, ALL_TO_ALL), (PATHWISE, LEARNED), moving=True
+    ),
+    "plif soft, decay, pathwise, control": plif(None, True, PATHWISE, READOUT, moving=True),
     "plif soft, decay, control, drawn again": plif(None, True, READOUT, AGAIN),
 }
 
