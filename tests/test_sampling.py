@@ -186,6 +186,30 @@ def test_replicas_follow_the_target_and_resume_with_the_run() -> None:
     assert auto_run(target=4.0, stop=4) == between
 
 
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"conditional": "pathwise"}])
+def test_what_is_measured_is_what_is_learned(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shares of the rows in the gradient of a drift add up to that of the bias."""
+    seen: list[Any] = []
+    monkeypatch.setattr(ReplicaController, "update", lambda _, shares: seen.extend(shares))
+    net = swap_neurons(SnnTorchNet())
+    learner = NITLearner(net, replicas="auto", seed=1, **options)
+    spikes = []
+    mem1, mem2 = net.lif1.reset_mem(), net.lif2.reset_mem()
+    with learner.record():
+        x = learner.expand(torch.randn(10, 4))
+        for _ in range(3):
+            spk1, mem1 = net.lif1(net.fc1(x), mem1)
+            spk2, mem2 = net.lif2(net.fc2(spk1), mem2)
+            spikes.append(spk2.sum(1))
+    losses = torch.stack(spikes)
+    learner.backward(losses if options.get("causal") else losses.sum(0))
+    rows = 10 * learner.replicas
+    for share, layer in zip(seen, (net.fc1, net.fc2), strict=True):
+        torch.testing.assert_close(share.flatten(0, 1).sum(0) / rows, layer.bias.grad)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
