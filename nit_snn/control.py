@@ -8,8 +8,9 @@ for any coefficient `c` that does not depend on the replica's own noise
     dL/dm  ->  dL/dm + c phi(a) / sigma,     a = (threshold - m) / sigma
 
 leaves the expected gradient as it is: the score of every other membrane is uncorrelated with
-`s - p`, and with its own it has covariance `phi(a) / sigma`, which is put back. The coefficient
-is the mean of `g` over the other replicas of the sample.
+`s - p`, and with its own it has covariance `phi(a) / sigma`, which is put back. Under NIT-S the
+score is the noise's sign, whose covariance with `s - p` is `Q(|a|)`, the smaller of p and 1 - p.
+The coefficient is the mean of `g` over the other replicas of the sample.
 
 Control "readout" takes `g` in the spikes that the loss reads itself. Control "network" follows it
 further, from layer to layer through the derivative `phi(a) / sigma` of the firing probability,
@@ -38,17 +39,21 @@ class FiringRecord:
 
     Attributes:
         follows: Whether derivatives are followed through the firing probability.
+        signed: Whether the rule is NIT-S.
         residuals: s - p.
         densities: phi(a) / sigma, the derivative of p in the drift.
         levels: a, so that `a phi(a) / sigma` is the derivative of p in sigma.
+        covariances: Of s and the score of the drift.
         gradients: The loss's derivative in the spikes, per emission, once collected.
         collecting: Whether a backward pass is to collect them, or to be stopped.
     """
 
     follows: bool = False
+    signed: bool = False
     residuals: list[Tensor] = field(default_factory=list)
     densities: list[Tensor] = field(default_factory=list)
     levels: list[Tensor] = field(default_factory=list)
+    covariances: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor | None] = field(default_factory=list)
     collecting: bool = False
     _drifts: list[Tensor] = field(default_factory=list)
@@ -65,6 +70,7 @@ class FiringRecord:
         self.residuals.append(firing.residual)
         self.densities.append(firing.density / sigma)
         self.levels.append(firing.level)
+        self.covariances.append(firing.lesser if self.signed else self.densities[-1])
         if self.follows:
             self._drifts.append(drift)
 

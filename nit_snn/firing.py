@@ -51,6 +51,11 @@ class Firing:
         """s - p, absolutely exact."""
         return (1 - self.likelihood).mul_(self.side)
 
+    @property
+    def lesser(self) -> Tensor:
+        """Q(|a|), the smaller of p and 1 - p: `E[(s - p) sign(eps)]`."""
+        return torch.minimum(self.likelihood, 1 - self.likelihood)
+
     @cached_property
     def hazard(self) -> Tensor:
         """phi(a) over the likelihood: h(a) with a spike, h(-a) without."""

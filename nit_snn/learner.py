@@ -55,7 +55,7 @@ class NITLearner:
         target_snr: The ratio that "auto" aims at (see `nit_snn.replicas`).
         rule: "nit", the unbiased estimator of Eq. 8, or "nit-s", the sign direction of Eq. 3
             for the weights. It can be changed at any time: `learner.rule = "nit"`. Conditioning
-            and control variates are for "nit", and rest under "nit-s".
+            is for "nit", and rests under "nit-s".
         baseline: "leave-one-out" (the mean loss of the other replicas of the same sample),
             "batch-mean" (the mean loss of all other rows) or "none".
         antithetic: Replica c + C/2 gets minus the noise of replica c.
@@ -266,7 +266,7 @@ class NITLearner:
             self.passes,
             rule=self.rule,
             conditional=self.conditional if self.rule == "nit" else False,
-            controlled=self._controlled if self.control != "none" and self.rule == "nit" else (),
+            controlled=self._controlled if self.control != "none" else (),
             follows=self.control == "network",
             layerwise=self.layerwise,
             causal=self.causal,

@@ -183,7 +183,9 @@ class Recording:
         }
         self.held: list[tuple[Tensor, Source]] = []
         self.firing = {
-            neuron: FiringRecord(follows) for name, neuron in neurons.items() if name in controlled
+            neuron: FiringRecord(follows, rule == "nit-s")
+            for name, neuron in neurons.items()
+            if name in controlled
         }
         self.anchor = torch.zeros((), requires_grad=True)
 
@@ -398,14 +400,13 @@ class Recording:
         if learns_sigma and total.sigma is not None:
             estimate.add(neuron.sigma, sigma_gradient(total.sigma, weight, sigma))
         cotangent = weighted_score(total.drift, weight, sigma, self.rule)
-        firing, factors = self.firing.get(neuron), control.get(neuron)
-        if firing is not None and factors is not None:
+        record, factors = self.firing.get(neuron), control.get(neuron)
+        if record is not None and factors is not None:
             for call in event.calls:
-                known = factors[call] * firing.densities[call]
-                cotangent = cotangent + known
+                cotangent = torch.addcmul(cotangent, factors[call], record.covariances[call])
                 if learns_sigma:
-                    moved = (known * firing.levels[call]).sum_to_size(sigma.shape)
-                    estimate.add(neuron.sigma, moved)
+                    moved = factors[call] * record.densities[call] * record.levels[call]
+                    estimate.add(neuron.sigma, moved.sum_to_size(sigma.shape))
         return cotangent
 
     def _followed(

@@ -52,8 +52,12 @@ def estimates(net: nn.Module, passes: int, **options: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.montecarlo
-@pytest.mark.parametrize("conditional", [False, True])
-def test_it_lowers_the_variance_and_keeps_the_mean(conditional: bool) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"conditional": True}, {"conditional": "pathwise"}, {"rule": "nit-s"}],
+    ids=["nit", "conditional", "pathwise", "nit-s"],
+)
+def test_it_lowers_the_variance_and_keeps_the_mean(options: dict[str, Any]) -> None:
     """500 estimates each. The variance of the layer that is read must fall by a third or more
     (measured: by a factor of 4); the means differ by less than 6 standard errors in each of some
     150 parameters (p < 1e-6 in all)."""
@@ -61,8 +65,8 @@ def test_it_lowers_the_variance_and_keeps_the_mean(conditional: bool) -> None:
     net = swap_neurons(Readout(), sigma=0.8)
     with torch.no_grad():
         net.readout.weight.mul_(4)
-    plain = estimates(net, 500, conditional=conditional)
-    controlled = estimates(net, 500, conditional=conditional, control="readout")
+    plain = estimates(net, 500, **options)
+    controlled = estimates(net, 500, control="readout", **options)
     for name in ("fc1.weight", "fc2.weight"):
         ratio = controlled[name].var(0).sum() / plain[name].var(0).sum()
         assert ratio < 2 / 3, (name, ratio)

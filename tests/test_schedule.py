@@ -88,7 +88,7 @@ def test_a_plateau_needs_a_loss(loss: float | None) -> None:
     assert not schedule.switched
 
 
-@pytest.mark.parametrize("options", [{"conditional": True}, {"control": "readout"}])
+@pytest.mark.parametrize("options", [{"conditional": True}, {"conditional": "pathwise"}])
 def test_what_is_for_nit_alone_rests_under_the_sign_rule(options: dict[str, object]) -> None:
     def net() -> nn.Sequential:
         torch.manual_seed(0)
