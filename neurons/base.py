@@ -45,6 +45,7 @@ class Charge:
         carry: The derivative of the drift in the membrane that the last call left, given its
             spike; a scalar, or broadcasting to (*).
         wiped: Whether a spike leaves nothing of the membrane.
+        jump: From what that membrane would be without a spike to what a spike adds to the drift.
         jumps: Whether the drift holds a reset that was decided on `state`.
     """
 
@@ -55,7 +56,13 @@ class Charge:
     state: Tensor | None = None
     carry: float | Tensor = 0.0
     wiped: bool = False
+    jump: Callable[[Tensor], float | Tensor] | None = None
     jumps: bool = False
+
+    @property
+    def carries(self) -> bool:
+        """Whether the drift depends on the membrane that the last call left."""
+        return isinstance(self.carry, Tensor) or self.carry != 0
 
 
 class Recorder(Protocol):

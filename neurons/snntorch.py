@@ -78,6 +78,7 @@ class _NoisyLIF(NoisyNeuron):
                 state=self.mem,
                 carry=self._carry,
                 wiped=self.reset_mechanism == "zero",
+                jump=self._jump,
                 jumps=self.reset_mechanism != "none",
             )
         )
@@ -90,6 +91,12 @@ class _NoisyLIF(NoisyNeuron):
     def _carry(self) -> float | Tensor:
         """The derivative of the drift in the old membrane, but for what a spike wipes out."""
         return self.beta.detach().clamp(0, 1)
+
+    def _jump(self, membrane: Tensor) -> float | Tensor:
+        """What a spike adds to the next drift, but for a reset of the current with it."""
+        if self.reset_mechanism == "subtract":
+            return -self.threshold.detach()
+        return -self._carry * membrane if self.reset_mechanism == "zero" else 0.0
 
     @property
     def _kept(self) -> float | Tensor:

@@ -53,6 +53,12 @@ class _NoisyNode(NoisyNeuron):
         """The derivative of the drift in the old membrane."""
         return 1.0
 
+    def _jump(self, membrane: Tensor) -> float | Tensor:
+        """What a spike adds to the next drift."""
+        if self.v_reset is None:
+            return -self._carry * self.v_threshold
+        return self._carry * (self.v_reset - membrane)
+
     def _step(
         self, x: Tensor, v: Tensor, source: Tensor, step: int | None
     ) -> tuple[Tensor, Tensor]:
@@ -65,6 +71,7 @@ class _NoisyNode(NoisyNeuron):
                 state=v,
                 carry=self._carry,
                 wiped=self.v_reset is not None,
+                jump=self._jump,
             )
         )
         spike = self.surrogate_function(h - self.v_threshold).to(x.dtype)

@@ -43,12 +43,17 @@ def check_conditional(conditional: bool | str, store_noise: bool) -> None:
         )
 
 
-def check_control(name: str, baseline: str) -> None:
+def check_control(name: str, baseline: str, conditional: bool | str) -> None:
     if name not in control.NAMES:
         raise AttachError(f"control must be one of {control.NAMES}, got {name!r}.")
     if name != "none" and baseline != "leave-one-out":
         raise AttachError(
             f"control={name!r} belongs to the leave-one-out baseline, not to {baseline!r}."
+        )
+    if name == "time" and conditional != "pathwise":
+        raise AttachError(
+            "control='time' needs conditional='pathwise': with other scores, what it says of the "
+            f"membranes' noise would be biased. Got conditional={conditional!r}."
         )
 
 

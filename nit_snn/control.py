@@ -15,8 +15,11 @@ The coefficient is the mean of `g` over the other replicas of the sample.
 Control "readout" takes `g` in the spikes that the loss reads itself. Control "network" follows it
 further, from layer to layer through the derivative `phi(a) / sigma` of the firing probability,
 within each time step: a coefficient for every layer, as in MuProp (Gu et al. 2016), which takes it
-from the mean-field network. Whatever that leaves out, the likelihood ratio puts back: the
-estimate stays unbiased, however good or bad a coefficient is.
+from the mean-field network. Control "time" follows it through the membranes and their resets, too,
+and also subtracts what the loss owes to the noise that membranes carry on,
+`sum c (u - E[u | s])`: backpropagation through time in a smoothed network, here for nothing but the
+coefficients. Whatever they leave out, the likelihood ratio puts back: the estimate stays
+unbiased, however good or bad a coefficient is.
 """
 
 from __future__ import annotations
@@ -30,7 +33,60 @@ from torch import Tensor
 from .baselines import Sharing, mean_of_others
 from .firing import Firing
 
-NAMES = ("none", "readout", "network")
+NAMES = ("none", "readout", "network", "time")
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """What a call's membrane and spike mean to the drift of a later call.
+
+    Attributes:
+        origin: The earlier call.
+        carry: The later drift's derivative in the membrane that the earlier one left.
+        jump: What a spike of the earlier one adds to the later drift, its reset.
+    """
+
+    origin: int
+    carry: float | Tensor
+    jump: float | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """How the membrane that a call leaves behind varies; each (N, *).
+
+    Attributes:
+        decay: du/dm, given the spike.
+        wandering: `u - E[u | s]`.
+        gap: `E[u | s = 1] - E[u | s = 0]`; None where a spike wipes the membrane out.
+    """
+
+    decay: Tensor
+    wandering: Tensor
+    gap: Tensor | None
+
+
+@dataclass(eq=False)
+class Ledger:
+    """What a collecting backward pass needs, and what it finds, call by call; each entry (N, *).
+
+    The graph holds it, so it holds nothing that has a graph: that would never be freed.
+
+    Attributes:
+        densities: phi(a) / sigma, the derivative of p in the drift.
+        decays: du/dm, the derivative of what a call leaves behind, if time is followed.
+        gaps: `E[u | s = 1] - E[u | s = 0]`, likewise, where a spike does not wipe it out.
+        gradients: The loss's derivative in the spikes, once collected.
+        membranes: Its derivative in the membranes that calls leave behind, likewise.
+        collecting: Whether a backward pass is to collect them, or to be stopped.
+    """
+
+    densities: list[Tensor] = field(default_factory=list)
+    decays: list[Tensor | None] = field(default_factory=list)
+    gaps: list[Tensor | None] = field(default_factory=list)
+    gradients: list[Tensor | None] = field(default_factory=list)
+    membranes: list[Tensor | None] = field(default_factory=list)
+    collecting: bool = False
 
 
 @dataclass(eq=False)
@@ -41,109 +97,164 @@ class FiringRecord:
         follows: Whether derivatives are followed through the firing probability.
         signed: Whether the rule is NIT-S.
         residuals: s - p.
-        densities: phi(a) / sigma, the derivative of p in the drift.
         levels: a, so that `a phi(a) / sigma` is the derivative of p in sigma.
         covariances: Of s and the score of the drift.
-        gradients: The loss's derivative in the spikes, per emission, once collected.
-        collecting: Whether a backward pass is to collect them, or to be stopped.
+        wanderings: `u - E[u | s]`, if time is followed and the membrane lives on.
+        ledger: What the graph knows.
     """
 
     follows: bool = False
     signed: bool = False
     residuals: list[Tensor] = field(default_factory=list)
-    densities: list[Tensor] = field(default_factory=list)
     levels: list[Tensor] = field(default_factory=list)
     covariances: list[Tensor] = field(default_factory=list)
-    gradients: list[Tensor | None] = field(default_factory=list)
-    collecting: bool = False
-    _drifts: list[Tensor] = field(default_factory=list)
-    _shapes: list[tuple[torch.Size, int, int]] = field(default_factory=list)
+    wanderings: list[Tensor | None] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    _handles: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _emitted: int = 0
 
-    def add(self, firing: Firing, sigma: Tensor, drift: Tensor) -> None:
+    def add(
+        self,
+        firing: Firing,
+        sigma: Tensor,
+        drift: Tensor,
+        anchor: Tensor,
+        memory: Memory | None = None,
+        link: Link | None = None,
+    ) -> None:
         """Remembers one call.
 
         Args:
             firing: What the layer did.
             sigma: Scalar, or broadcasting to (*).
             drift: m, (N, *), with its local graph.
+            anchor: A scalar that every call leads to, so that a backward pass to it visits all.
+            memory: What is known of the membrane that it leaves, if time is followed.
+            link: To an earlier call, if time is followed.
         """
         self.residuals.append(firing.residual)
-        self.densities.append(firing.density / sigma)
+        density = firing.density / sigma
         self.levels.append(firing.level)
-        self.covariances.append(firing.lesser if self.signed else self.densities[-1])
-        if self.follows:
-            self._drifts.append(drift)
+        self.covariances.append(firing.lesser if self.signed else density)
+        self.ledger.densities.append(density)
+        self.ledger.decays.append(None if memory is None else memory.decay)
+        self.ledger.gaps.append(None if memory is None else memory.gap)
+        self.ledger.gradients.append(None)
+        self.ledger.membranes.append(None)
+        self.wanderings.append(None if memory is None else memory.wandering)
+        with torch.enable_grad():
+            if link is not None:
+                handles = self._handles[link.origin]
+                drift = _Linked.apply(drift, *handles, link, self.ledger)  # type: ignore[no-untyped-call]
+            followed = drift if self.follows and drift.requires_grad else None
+            call = len(self._handles)
+            self._handles.append(_Call.apply(drift.detach(), followed, anchor, self.ledger, call))  # type: ignore[no-untyped-call]
 
-    def emit(self, spikes: Tensor, anchor: Tensor) -> Tensor:
+    def emit(self, spikes: Tensor) -> Tensor:
         """The spikes of all calls since the last, with a graph for whatever reads them.
 
         Args:
             spikes: (N, *), or (T, N, *) for T calls.
-            anchor: A scalar that every emission leads to, so that a backward pass to it visits all.
         """
-        first, last = sum(n for *_, n in self._shapes), len(self.residuals)
-        self._shapes.append((spikes.shape, first, last - first))
-        self.gradients.append(None)
-        drift = None
-        if any(d.requires_grad for d in self._drifts):
-            many = spikes.dim() > self.residuals[-1].dim()
-            with torch.enable_grad():
-                drift = torch.stack(self._drifts) if many else self._drifts[-1]
-        self._drifts = []
+        calls = self._handles[self._emitted :]
+        self._emitted = len(self._handles)
+        many = spikes.dim() > self.residuals[-1].dim()
         with torch.enable_grad():
-            return _Emission.apply(spikes, drift, anchor, self, len(self.gradients) - 1)  # type: ignore[no-any-return, no-untyped-call]
-
-    def derivative(self, emission: int) -> Tensor:
-        """phi(a) / sigma of an emission, in the shape of its spikes."""
-        shape, first, calls = self._shapes[emission]
-        many = self.densities[first : first + calls]
-        return (torch.stack(many) if calls > 1 else many[0]).reshape(shape)
+            return _Emission.apply(spikes, self.ledger, many, *(spike for spike, _ in calls))  # type: ignore[no-any-return, no-untyped-call]
 
     def by_call(self) -> list[Tensor]:
-        """The collected derivatives, call by call, zero where the loss reads nothing."""
-        found: list[Tensor] = []
-        for gradient, (shape, _, calls) in zip(self.gradients, self._shapes, strict=True):
-            like = self.residuals[0]
-            whole = like.new_zeros(shape) if gradient is None else gradient.to(like.dtype)
-            found += whole.reshape(calls, *like.shape).unbind(0)
-        return found
+        """The collected derivatives, call by call, zero where nothing reads the spikes."""
+        like = self.residuals[0]
+        return [
+            like.new_zeros(like.shape) if g is None else g.to(like.dtype)
+            for g in self.ledger.gradients
+        ]
+
+    def wanderers(self) -> list[tuple[Tensor, Tensor]]:
+        """The derivative in a membrane, and how that wandered from its mean, where it matters."""
+        pairs = zip(self.ledger.membranes, self.wanderings, strict=True)
+        return [(g.to(w.dtype), w) for g, w in pairs if g is not None and w is not None]
+
+
+class _Call(torch.autograd.Function):
+    """One call of a layer: stands for its spike and its membrane in a collecting backward pass.
+
+    Both outputs are zeros that take no memory; what counts are their derivatives.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        like: Tensor,
+        drift: Tensor | None,
+        anchor: Tensor,
+        ledger: Ledger,
+        number: int,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.ledger, ctx.number, ctx.follows = ledger, number, drift is not None
+        ctx.set_materialize_grads(False)
+        return like.new_zeros(()).expand_as(like), like.new_zeros(()).expand_as(like)
+
+    @staticmethod
+    def backward(ctx: Any, spike: Tensor | None, membrane: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        ledger: Ledger = ctx.ledger
+        further = None
+        if ledger.collecting:
+            gap, decay = ledger.gaps[ctx.number], ledger.decays[ctx.number]
+            if membrane is not None and gap is not None:
+                told = membrane * gap
+                spike = told if spike is None else spike + told
+            ledger.gradients[ctx.number] = spike
+            ledger.membranes[ctx.number] = membrane
+            if ctx.follows and spike is not None:
+                further = spike * ledger.densities[ctx.number].to(spike.dtype)
+            if ctx.follows and membrane is not None and decay is not None:
+                carried = membrane * decay
+                further = carried if further is None else further + carried
+        return None, further, torch.zeros(()), None, None
+
+
+class _Linked(torch.autograd.Function):
+    """A drift, with what it owes to an earlier call's spike and membrane."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, drift: Tensor, spike: Tensor, membrane: Tensor, link: Link, ledger: Ledger
+    ) -> Tensor:
+        ctx.link, ctx.ledger = link, ledger
+        return drift.view_as(drift)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        if not ctx.ledger.collecting:
+            return (None,) * 5
+        return gradient, gradient * ctx.link.jump, gradient * ctx.link.carry, None, None
 
 
 class _Emission(torch.autograd.Function):
     """Spikes with a graph that only a collecting backward pass gets through."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        spikes: Tensor,
-        drift: Tensor | None,
-        anchor: Tensor,
-        record: FiringRecord,
-        number: int,
-    ) -> Tensor:
-        ctx.record, ctx.number, ctx.follows = record, number, drift is not None
+    def forward(ctx: Any, spikes: Tensor, ledger: Ledger, many: bool, *calls: Tensor) -> Tensor:
+        ctx.ledger, ctx.many, ctx.calls = ledger, many, len(calls)
         return spikes.view_as(spikes)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        record: FiringRecord = ctx.record
-        further = None
-        if record.collecting:
-            record.gradients[ctx.number] = gradient
-            if ctx.follows:
-                further = gradient * record.derivative(ctx.number).to(gradient.dtype)
-        return None, further, torch.zeros(()), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        if not ctx.ledger.collecting:
+            return (None,) * (3 + ctx.calls)
+        return None, None, None, *(gradient.unbind(0) if ctx.many else (gradient,))
 
 
 def collect(losses: Tensor, records: list[FiringRecord], anchor: Tensor) -> None:
     """One backward pass from the losses to every emission of spikes; it writes to no `.grad`."""
     for record in records:
-        record.collecting = True
+        record.ledger.collecting = True
     try:
         torch.autograd.grad(losses.sum(), anchor, retain_graph=True, allow_unused=True)
     finally:
         for record in records:
-            record.collecting = False
+            record.ledger.collecting = False
 
 
 def coefficients(record: FiringRecord, replicas: int, sharing: Sharing) -> list[Tensor]:
@@ -166,8 +277,23 @@ def explained(record: FiringRecord, coefficients: list[Tensor]) -> Tensor:
     return torch.stack(terms).sum(0)
 
 
+def wandered(record: FiringRecord, replicas: int, sharing: Sharing) -> Tensor | None:
+    """`sum c (u - E[u | s])` of each row, (N,), with the loss's derivative in the membranes as c.
+
+    Given the spike, what is left of a membrane's noise has mean zero and nothing to do with a score
+    that is the spike's alone, so nothing need be put back.
+    """
+    terms = [
+        (mean_of_others(g.unflatten(0, (replicas, -1)), sharing).flatten(0, 1) * w)
+        .flatten(1)
+        .sum(1)
+        for g, w in record.wanderers()
+    ]
+    return torch.stack(terms).sum(0) if terms else None
+
+
 def explained_of_others(record: FiringRecord, replicas: int, sharing: Sharing) -> Tensor | None:
-    """What the baseline is lowered by: the mean over the other replicas of `sum c (s - p)`, (N,).
+    """What the baseline is lowered by: the mean of what is explained of the other replicas, (N,).
 
     The losses that a leave-one-out baseline averages vary for the same reasons as the loss itself,
     so the control variate belongs to each of them, too. Their coefficients leave out both
@@ -175,16 +301,17 @@ def explained_of_others(record: FiringRecord, replicas: int, sharing: Sharing) -
 
         sum_{r' != r} (G - g_r - g_r') d_r' = (G - g_r) (D - d_r) - sum_{r' != r} g_r' d_r'
 
-    with d = s - p, and the sums G and D over all replicas. None if there are too few of them.
+    with d = s - p (or the membrane's wandering), and the sums G and D over all replicas. None if
+    there are too few of them.
     """
     size = sharing.size(replicas)
     others, both = replicas - size, replicas - 2 * size
     if both < 1:
         return None
     total: Tensor | None = None
-    for gradient, residual in zip(record.by_call(), record.residuals, strict=True):
-        g, d = gradient.view(replicas, -1, *gradient.shape[1:]), residual.view_as(gradient)
-        d = d.view_as(g)
+    pairs = [*zip(record.by_call(), record.residuals, strict=True), *record.wanderers()]
+    for gradient, deviation in pairs:
+        g, d = (x.unflatten(0, (replicas, -1)) for x in (gradient, deviation))
         own_g, own_d = sharing.own(g), sharing.own(d)
         cross = ((g.sum(0) - own_g) * (d.sum(0) - own_d)).flatten(2).sum(2)
         each = (own_g * d).flatten(2).sum(2)

@@ -52,6 +52,11 @@ class Firing:
         return (1 - self.likelihood).mul_(self.side)
 
     @property
+    def probability(self) -> Tensor:
+        """p, absolutely exact."""
+        return self.spike.to(self.level.dtype).sub_(self.residual)
+
+    @property
     def lesser(self) -> Tensor:
         """Q(|a|), the smaller of p and 1 - p: `E[(s - p) sign(eps)]`."""
         return torch.minimum(self.likelihood, 1 - self.likelihood)

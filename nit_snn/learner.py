@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import baselines, checks, projection, rules
-from .control import coefficients, collect, explained, explained_of_others
+from .control import coefficients, collect, explained, explained_of_others, wandered
 from .errors import (
     AttachError,
     BiasWarning,
@@ -69,7 +69,8 @@ class NITLearner:
             `nit_snn.control`): much less variance, no bias, for losses that are differentiable in
             the spikes that they read. "readout" does so for the layers that the loss reads,
             "network" for all layers, with coefficients that are followed from layer to layer
-            within each time step; "none" not at all. Needs the leave-one-out baseline.
+            within each time step; "time", for conditional="pathwise", follows them through the
+            membranes as well; "none" not at all. Needs the leave-one-out baseline.
         sobol: Scrambled Sobol points instead of independent noise, in two sets under the
             leave-one-out baseline and in one otherwise. The replicas of a set depend on
             each other, so a baseline leaves out all of them.
@@ -149,7 +150,7 @@ class NITLearner:
         if layerwise and replicas == "auto":
             raise AttachError("layerwise=True shares out a fixed number of replicas, not 'auto'.")
         checks.check_conditional(conditional, store_noise)
-        checks.check_control(control, baseline)
+        checks.check_control(control, baseline, conditional)
         checks.check_learned_levels(learn_sigma, sigma_bounds)
         checks.check_weight_bounds(weight_bounds)
         self.net = net
@@ -267,7 +268,8 @@ class NITLearner:
             rule=self.rule,
             conditional=self.conditional if self.rule == "nit" else False,
             controlled=self._controlled if self.control != "none" else (),
-            follows=self.control == "network",
+            follows=self.control in ("network", "time"),
+            through_time=self.control == "time",
             layerwise=self.layerwise,
             causal=self.causal,
             store_noise=self.store_noise,
@@ -346,17 +348,28 @@ class NITLearner:
                 "before each learner.backward(losses)."
             )
         values = checks.checked_losses(losses, recording.rows, self.replicas, self.causal)
-        self._drop()
+        self._recording = None
+        try:
+            return self._learn(recording, values)
+        finally:
+            recording.release()
+
+    def _learn(self, recording: Recording, values: Tensor) -> Tensor:
+        """Writes the gradient, and returns the mean loss."""
+        recording.pending = False
         control = self._control(recording, values) if recording.firing else {}
         weight = self._weights(values.detach())
         for neuron, factors in control.items():
             record = recording.firing[neuron]
             weight = weight - explained(record, factors).to(weight)
+            apart = wandered(record, self.replicas, self._sharing)
+            if apart is not None:
+                weight = weight - apart.to(weight) / len(weight)
             baseline = explained_of_others(record, self.replicas, self._sharing)
             if baseline is not None:
                 weight = weight + baseline.to(weight) / len(weight)
         estimate = recording.gather(weight, control, measure=self._controller is not None)
-        mean = values.sum() / max(1, recording.rows)
+        mean = values.sum() / max(1, values.shape[-1])
         recording.follow(estimate, mean)
         outputs, cotangents = estimate.outputs()
         if mean.requires_grad:
@@ -435,7 +448,7 @@ class NITLearner:
 
     def _drop(self) -> None:
         if self._recording is not None:
-            self._recording.pending = False
+            self._recording.release()
         self._recording = None
 
     def _options(self) -> dict[str, Any]:
@@ -491,7 +504,7 @@ class NITLearner:
             collect(losses, records, recording.anchor)
         control = {}
         for neuron, record in recording.firing.items():
-            if any(gradient is not None for gradient in record.gradients):
+            if any(gradient is not None for gradient in record.ledger.gradients):
                 factors = coefficients(record, self.replicas, self._sharing)
                 control[neuron] = [c / losses.numel() for c in factors]
         if losses.numel() and not control:

@@ -32,6 +32,8 @@ from torch import Tensor
 from .firing import Firing, normal_hazard
 from .rules import Scores
 
+_RARE = 1e-6
+
 
 @dataclass(eq=False)
 class Carried:
@@ -71,3 +73,20 @@ def carried(firing: Firing, noise: Tensor, wiped: bool, learn_sigma: bool) -> Ca
             sigma.mul_(kept)
     drift = share.neg_().add_(1)
     return Carried(drift if kept is None else drift.mul_(kept), sigma)
+
+
+def wandering(firing: Firing, noise: Tensor, wiped: bool) -> Tensor:
+    """`eps - E[eps | s]`: what the membrane carries on beyond what its spike tells, over sigma."""
+    apart = noise - firing.side * firing.hazard
+    return apart.mul_(torch.logical_not(firing.spike)) if wiped else apart
+
+
+def silent_mean(firing: Firing) -> Tensor:
+    """`E[eps | s = 0] = -phi(a) / (1 - p)`, cut off where silence is next to impossible."""
+    return firing.density / (firing.probability - 1).clamp_(max=-_RARE)
+
+
+def gap(firing: Firing) -> Tensor:
+    """`E[eps | s = 1] - E[eps | s = 0] = phi(a) / (p (1 - p))`, cut off likewise at both ends."""
+    p = firing.probability
+    return firing.density / (p * (1 - p)).clamp_(min=_RARE)

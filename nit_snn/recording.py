@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .control import FiringRecord
+from .control import FiringRecord, Link, Memory
 from .errors import BiasWarning, LossError, RecordingError
 from .firing import Firing
 from .neurons.base import Charge, Current, NoisyNeuron
 from .neurons.functional import perturb
 from .noise import Noise
-from .pathwise import Carried, carried, spike_scores
+from .pathwise import Carried, carried, gap, silent_mean, spike_scores, wandering
 from .rules import Scores, conditional_scores, scores, sigma_gradient, weighted_score
 from .taps import Source, Tap
 
@@ -96,6 +96,7 @@ class LayerTrace:
     calls: int = 0
     events: list[Event] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)
+    silent: list[Tensor] = field(default_factory=list)
 
     def origin(self, state: Tensor | None) -> int | None:
         """The call that left `state` behind, if one did."""
@@ -145,6 +146,7 @@ class Recording:
         conditional: Condition the scores on the spikes: False, True or "pathwise".
         controlled: Names of the layers that get a control variate (see `nit_snn.control`).
         follows: Whether its coefficients are followed from layer to layer.
+        through_time: Whether they are followed through membranes and their resets, too.
         layerwise: Replica c has noise in layer `c % layers` only.
         causal: Losses will come per time step, so that the noise of each call is kept apart.
         store_noise: Keep the scores until they are gathered, instead of drawing the noise again.
@@ -162,6 +164,7 @@ class Recording:
         conditional: bool | str = False,
         controlled: Collection[str] = (),
         follows: bool = False,
+        through_time: bool = False,
         layerwise: bool = False,
         causal: bool = False,
         store_noise: bool = True,
@@ -172,6 +175,7 @@ class Recording:
         self.conditional = conditional
         self.hides_membranes = bool(conditional)
         self.hides_states = self.pathwise = conditional == "pathwise"
+        self.through_time = through_time
         self.layerwise = layerwise
         self.causal = causal
         self.store_noise = store_noise
@@ -207,6 +211,11 @@ class Recording:
             for neuron in self.traces:
                 vars(neuron).pop("_recorder", None)
 
+    def release(self) -> None:
+        """Lets go of all that was remembered; a shielded membrane may outlive it."""
+        self.pending = False
+        self.traces, self.firing, self.held = {}, {}, []
+
     def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
         trace = self.traces[neuron]
@@ -238,8 +247,6 @@ class Recording:
         firing = None
         if self.conditional or record is not None:
             firing = _firing(neuron, charge, drift.detach(), membrane, noise.dtype)
-            if record is not None:
-                record.add(firing, neuron.sigma.detach().to(firing.level.dtype), drift)
         targets = tuple(
             Target(source, None if static else c.step, _whole(c).shape[0], c.gain)
             for c, (source, static) in zip(charge.currents, found, strict=True)
@@ -247,13 +254,25 @@ class Recording:
         )
         held = drift if drift.requires_grad else None
         event = Event([call], drift.shape, drift.dtype, None, targets, held)
+        origin = None
+        if firing is not None and self.pathwise and charge.carries:
+            origin = trace.origin(charge.state)
+            event.carried = carried(firing, noise, charge.wiped, learn_sigma)
+        if record is not None and firing is not None:
+            level = neuron.sigma.detach().to(firing.level.dtype)
+            memory, link = None, None
+            if self.through_time and event.carried is not None:
+                drawn = gap(firing) * level if not charge.wiped else None
+                apart = wandering(firing, noise, charge.wiped) * level
+                memory = Memory(event.carried.drift, apart, drawn)
+                trace.silent.append(drift.detach() + silent_mean(firing) * level)
+                if origin is not None and charge.jump is not None:
+                    link = Link(origin, charge.carry, charge.jump(trace.silent[origin]))
+            record.add(firing, level, drift, self.anchor, memory, link)
         if self.pathwise and firing is not None:
-            event.scores = spike_scores(firing, learn_sigma)
-            if isinstance(charge.carry, Tensor) or charge.carry:
-                event.carried = carried(firing, noise, charge.wiped, learn_sigma)
-                origin = trace.origin(charge.state)
-                event.link = None if origin is None else (origin, charge.carry)
             trace.states.append(membrane)
+            event.scores = spike_scores(firing, learn_sigma)
+            event.link = None if origin is None else (origin, charge.carry)
             trace.events.append(event)
         elif targets or held is not None or learn_sigma:
             if firing is not None and self.conditional:
@@ -283,7 +302,7 @@ class Recording:
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
         firing = self.firing.get(neuron)
-        return spikes if firing is None else firing.emit(spikes, self.anchor)
+        return spikes if firing is None else firing.emit(spikes)
 
     def gather(
         self,
@@ -405,7 +424,7 @@ class Recording:
             for call in event.calls:
                 cotangent = torch.addcmul(cotangent, factors[call], record.covariances[call])
                 if learns_sigma:
-                    moved = factors[call] * record.densities[call] * record.levels[call]
+                    moved = factors[call] * record.ledger.densities[call] * record.levels[call]
                     estimate.add(neuron.sigma, moved.sum_to_size(sigma.shape))
         return cotangent
 

@@ -134,6 +134,7 @@ def integrate(v_reset: float | None, **kw: Any) -> Case:
 CONTROL = {"control": "readout"}
 NETWORK = {"control": "network"}
 PATHWISE = {"conditional": "pathwise"}
+TIME = {"control": "time", **PATHWISE}
 
 CASES = {
     "leaky zero": leaky("zero"),
@@ -222,6 +223,13 @@ CASES = {
     "if soft, pathwise, learned sigma, multi-step": integrate(
         None, multi_step=True, options={**PATHWISE, "learn_sigma": True}
     ),
+    "leaky zero, time control, learned sigma": leaky("zero", options={**TIME, "learn_sigma": True}),
+    "leaky subtract, time control, antithetic": leaky(
+        "subtract", options={**TIME, "antithetic": True}
+    ),
+    "leaky none, time control, learnable beta": leaky("none", learn_beta=True, options=TIME),
+    "lif hard to -0.2, time control, multi-step": lif(-0.2, True, multi_step=True, options=TIME),
+    "if soft, time control, learned sigma": integrate(None, options={**TIME, "learn_sigma": True}),
     "lif hard, causal, pathwise": lif(
         0.0, True, loss="spikes by step", options={"causal": True, **PATHWISE}
     ),

@@ -105,6 +105,7 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Any]] = {
 # Of the learner.
 GENERAL, CONDITIONAL = {"route": "general"}, {"conditional": True}
 PATHWISE = {"conditional": "pathwise"}
+TIME = {"control": "time", **PATHWISE}
 READOUT, NETWORK = {"control": "readout"}, {"control": "network"}
 LEARNED, ANTITHETIC, AGAIN = {"learn_sigma": True}, {"antithetic": True}, {"store_noise": False}
 # Of snnTorch's neurons.
@@ -222,6 +223,14 @@ CASES = {
         "subtract", (DECAYS, ALL_TO_ALL), (PATHWISE, LEARNED), moving=True
     ),
     "plif soft, decay, pathwise, control": plif(None, True, PATHWISE, READOUT, moving=True),
+    "synaptic subtract, time control": synaptic("subtract", (DECAYS,), (TIME,), moving=True),
+    "alpha zero, time control": alpha("zero", (BETA,), (TIME,), moving=True),
+    "rleaky zero, all to all, time control, learned sigma": rleaky(
+        "zero", (ALL_TO_ALL,), (TIME, LEARNED)
+    ),
+    "plif soft, decay, time control, multi-step": plif(
+        None, True, TIME, multi_step=True, moving=True
+    ),
     "plif soft, decay, control, drawn again": plif(None, True, READOUT, AGAIN),
 }
 
