@@ -45,16 +45,28 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "mnist": {
         "stbp": {"lr": 2e-3, "weight_decay": 0.3},
         "stbp-n": {"lr": 2e-3, "weight_decay": 0.3},
-        "nit": {"lr": 5e-3, "weight_decay": 0.1, "control": True},
+        "nit": {"lr": 5e-3, "weight_decay": 0.1, "control": "time", "conditional": "pathwise"},
         "nit-s": {"lr": 5e-3, "weight_decay": 0.03},
-        "nit-s+": {"sign_lr": 1e-3, "lr": 5e-3, "weight_decay": 0.1, "control": True},
+        "nit-s+": {
+            "sign_lr": 1e-3,
+            "lr": 5e-3,
+            "weight_decay": 0.1,
+            "control": "time",
+            "conditional": "pathwise",
+        },
     },
     "fashion-mnist": {
         "stbp": {"lr": 2e-3, "weight_decay": 0.3},
         "stbp-n": {"lr": 2e-3, "weight_decay": 0.1},
-        "nit": {"lr": 5e-3, "weight_decay": 0.1, "control": True},
+        "nit": {"lr": 5e-3, "weight_decay": 0.1, "control": "time", "conditional": "pathwise"},
         "nit-s": {"lr": 5e-3, "weight_decay": 0.03},
-        "nit-s+": {"sign_lr": 1e-3, "lr": 5e-3, "weight_decay": 0.1, "control": True},
+        "nit-s+": {
+            "sign_lr": 1e-3,
+            "lr": 5e-3,
+            "weight_decay": 0.1,
+            "control": "time",
+            "conditional": "pathwise",
+        },
     },
 }
 
@@ -69,7 +81,7 @@ def settings(dataset: str, method: str, args: argparse.Namespace) -> dict[str, A
         "split_seed": args.split_seed,
         "limit": args.limit,
     }
-    noise = {"replicas": args.replicas, "control": False} if method.startswith("nit") else {}
+    noise = {"replicas": args.replicas, "control": "none"} if method.startswith("nit") else {}
     if method == "nit-s+":
         noise["sign_share"] = args.sign_share
     if method != "stbp":
@@ -85,7 +97,7 @@ def one_run(
     needed = {
         "sigma": args.sigma,
         "replicas": args.replicas,
-        "control": False,
+        "control": "none",
         "conditional": "none",
         "sign_share": 0.0,
     }

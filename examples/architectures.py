@@ -364,7 +364,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         add("--stbp-lr", type=float, default=2e-3, help="learning rate of STBP and STBP-N")
         add("--weight-decay", type=float, default=0.03, help="AdamW's")
         add("--replicas", type=int, help="noisy copies of each sample")
-        add("--control", choices=("none", "readout", "network"), default="none")
+        add("--control", choices=training.CONTROLS, default="none")
         add("--conditional", choices=training.CONDITIONS, default="pathwise")
         add("--steps", type=int, help="time steps T")
         add("--window", type=int, default=8, help="recurrent: how many last rows are read out")

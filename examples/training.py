@@ -30,6 +30,7 @@ from nit_snn import NITLearner, NITSPlus, noise_off, swap_neurons
 from nit_snn.datasets import NAMES, Splits, load, split
 
 METHODS = ("nit", "stbp", "stbp-n", "nit-s", "nit-s+")
+CONTROLS = ("none", "readout", "network", "time")
 CONDITIONS: dict[str, bool | str] = {"none": False, "spike": True, "pathwise": "pathwise"}
 
 # A gradient holds numbers too small to matter, on which many processors are very slow.
@@ -55,7 +56,14 @@ def parse_arguments(description: str, default_output: str) -> argparse.Namespace
     add("--stbp-lr", type=float, default=2e-3, help="learning rate of STBP and STBP-N")
     add("--weight-decay", type=float, default=0.03, help="AdamW's, for all methods")
     add("--replicas", type=int, default=64, help="noisy copies of each sample")
-    add("--control", action="store_true", help="NIT: control variate from the readout")
+    add(
+        "--control",
+        choices=CONTROLS,
+        nargs="?",
+        const="readout",
+        default="none",
+        help="NIT and NIT-S: control variate; 'time' needs --conditional pathwise",
+    )
     add("--conditional", choices=CONDITIONS, default="none", help="NIT: condition on the spikes")
     add("--steps", type=int, default=8, help="time steps T")
     add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
@@ -96,7 +104,7 @@ class Run:
                 self.net,
                 replicas=args.replicas,
                 rule="nit" if method == "nit" else "nit-s",
-                control="readout" if args.control else "none",
+                control=args.control,
                 conditional=CONDITIONS[args.conditional],
                 seed=args.seed,
             )
