@@ -207,7 +207,7 @@ EXPERIMENTS = {
             "epochs": 16,
             "replicas": 16,
             "lr": 3e-3,
-            "control": "network",
+            "control": "time",
         },
     ),
     "conv": Experiment(
@@ -231,7 +231,7 @@ EXPERIMENTS = {
         lambda args: Rows(128, args.window, memory=not args.memoryless),
         spread=(1.0, 0.3),
         sigma=(0.4,),
-        settings={"epochs": 8, "replicas": 8, "lr": 2e-3, "control": "network"},
+        settings={"epochs": 8, "replicas": 8, "lr": 1.5e-2, "control": "time"},
     ),
     "polystep": Experiment(
         lambda args: Layers(*dense(784, 128, 10), steps=args.steps, beta=0.95),
@@ -367,7 +367,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         add("--control", choices=training.CONTROLS, default="none")
         add("--conditional", choices=training.CONDITIONS, default="pathwise")
         add("--steps", type=int, help="time steps T")
-        add("--window", type=int, default=8, help="recurrent: how many last rows are read out")
+        add("--window", type=int, default=28, help="recurrent: how many last rows are read out")
         add("--memoryless", action="store_true", help="recurrent: neurons without any memory")
         add("--seed", type=int, default=0)
         add("--device", default="cpu")

@@ -219,3 +219,9 @@ def test_where_it_would_be_biased_it_is_refused(
 ) -> None:
     with pytest.raises(AttachError, match=message):
         NITLearner(swap_neurons(net), replicas=4, **{"control": "readout", **options})
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_control_through_time_needs_scores_of_the_spikes_alone(conditional: bool) -> None:
+    with pytest.raises(AttachError, match="conditional='pathwise'"):
+        NITLearner(swap_neurons(Readout()), replicas=4, control="time", conditional=conditional)
