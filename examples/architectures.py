@@ -237,7 +237,7 @@ EXPERIMENTS = {
         lambda args: Layers(*dense(784, 128, 10), steps=args.steps, beta=0.95),
         spread=(0.3, 0.1),
         sigma=(0.5, 0.3),
-        settings={"steps": 15, "epochs": 10, "replicas": 8, "lr": 1e-3, "control": "network"},
+        settings={"steps": 15, "epochs": 10, "replicas": 8, "lr": 2e-3, "control": "time"},
     ),
     "zero-one": Experiment(
         lambda args: Layers(*dense(784, 100, 10), steps=args.steps),
