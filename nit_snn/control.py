@@ -76,6 +76,7 @@ class Ledger:
         densities: phi(a) / sigma, the derivative of p in the drift.
         decays: du/dm, the derivative of what a call leaves behind, if time is followed.
         gaps: `E[u | s = 1] - E[u | s = 0]`, likewise, where a spike does not wipe it out.
+        gains: Factors of the currents whose graphs the drift does not hold.
         gradients: The loss's derivative in the spikes, once collected.
         membranes: Its derivative in the membranes that calls leave behind, likewise.
         collecting: Whether a backward pass is to collect them, or to be stopped.
@@ -84,6 +85,7 @@ class Ledger:
     densities: list[Tensor] = field(default_factory=list)
     decays: list[Tensor | None] = field(default_factory=list)
     gaps: list[Tensor | None] = field(default_factory=list)
+    gains: list[list[float | Tensor]] = field(default_factory=list)
     gradients: list[Tensor | None] = field(default_factory=list)
     membranes: list[Tensor | None] = field(default_factory=list)
     collecting: bool = False
@@ -119,6 +121,7 @@ class FiringRecord:
         sigma: Tensor,
         drift: Tensor,
         anchor: Tensor,
+        fast: list[tuple[Tensor, float | Tensor]],
         memory: Memory | None = None,
         link: Link | None = None,
     ) -> None:
@@ -129,6 +132,8 @@ class FiringRecord:
             sigma: Scalar, or broadcasting to (*).
             drift: m, (N, *), with its local graph.
             anchor: A scalar that every call leads to, so that a backward pass to it visits all.
+            fast: Currents that `drift` has no graph of, with their own to the spikes before, and
+                their factors in the drift.
             memory: What is known of the membrane that it leaves, if time is followed.
             link: To an earlier call, if time is followed.
         """
@@ -139,6 +144,7 @@ class FiringRecord:
         self.ledger.densities.append(density)
         self.ledger.decays.append(None if memory is None else memory.decay)
         self.ledger.gaps.append(None if memory is None else memory.gap)
+        self.ledger.gains.append([gain for _, gain in fast] if self.follows else [])
         self.ledger.gradients.append(None)
         self.ledger.membranes.append(None)
         self.wanderings.append(None if memory is None else memory.wandering)
@@ -148,7 +154,10 @@ class FiringRecord:
                 drift = _Linked.apply(drift, *handles, link, self.ledger)  # type: ignore[no-untyped-call]
             followed = drift if self.follows and drift.requires_grad else None
             call = len(self._handles)
-            self._handles.append(_Call.apply(drift.detach(), followed, anchor, self.ledger, call))  # type: ignore[no-untyped-call]
+            currents = [current for current, _ in fast] if self.follows else []
+            self._handles.append(
+                _Call.apply(drift.detach(), followed, anchor, self.ledger, call, *currents)  # type: ignore[no-untyped-call]
+            )
 
     def emit(self, spikes: Tensor) -> Tensor:
         """The spikes of all calls since the last, with a graph for whatever reads them.
@@ -190,8 +199,10 @@ class _Call(torch.autograd.Function):
         anchor: Tensor,
         ledger: Ledger,
         number: int,
+        *currents: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.ledger, ctx.number, ctx.follows = ledger, number, drift is not None
+        ctx.ledger, ctx.number = ledger, number
+        ctx.has_drift = drift is not None
         ctx.set_materialize_grads(False)
         return like.new_zeros(()).expand_as(like), like.new_zeros(()).expand_as(like)
 
@@ -199,6 +210,7 @@ class _Call(torch.autograd.Function):
     def backward(ctx: Any, spike: Tensor | None, membrane: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
         ledger: Ledger = ctx.ledger
         further = None
+        gains = ledger.gains[ctx.number]
         if ledger.collecting:
             gap, decay = ledger.gaps[ctx.number], ledger.decays[ctx.number]
             if membrane is not None and gap is not None:
@@ -206,12 +218,17 @@ class _Call(torch.autograd.Function):
                 spike = told if spike is None else spike + told
             ledger.gradients[ctx.number] = spike
             ledger.membranes[ctx.number] = membrane
-            if ctx.follows and spike is not None:
+            follows = ctx.has_drift or gains
+            if follows and spike is not None:
                 further = spike * ledger.densities[ctx.number].to(spike.dtype)
-            if ctx.follows and membrane is not None and decay is not None:
+            if follows and membrane is not None and decay is not None:
                 carried = membrane * decay
                 further = carried if further is None else further + carried
-        return None, further, torch.zeros(()), None, None
+        shares: list[Tensor | None] = []
+        for gain in gains:
+            unit = isinstance(gain, float) and gain == 1.0
+            shares.append(further if unit or further is None else further * gain)
+        return None, further if ctx.has_drift else None, torch.zeros(()), None, None, *shares
 
 
 class _Linked(torch.autograd.Function):
@@ -229,6 +246,19 @@ class _Linked(torch.autograd.Function):
         if not ctx.ledger.collecting:
             return (None,) * 5
         return gradient, gradient * ctx.link.jump, gradient * ctx.link.carry, None, None
+
+
+class Gate(torch.autograd.Function):
+    """Something that only a collecting backward pass gets through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ledger: Ledger) -> Tensor:
+        ctx.ledger = ledger
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return gradient if ctx.ledger.collecting else None, None
 
 
 class _Emission(torch.autograd.Function):

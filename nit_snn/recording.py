@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .control import FiringRecord, Link, Memory
+from .control import FiringRecord, Gate, Link, Memory
 from .errors import BiasWarning, LossError, RecordingError
+from .expansion import Emission
 from .firing import Firing
 from .neurons.base import Charge, Current, NoisyNeuron
 from .neurons.functional import perturb
@@ -268,7 +269,12 @@ class Recording:
                 trace.silent.append(drift.detach() + silent_mean(firing) * level)
                 if origin is not None and charge.jump is not None:
                     link = Link(origin, charge.carry, charge.jump(trace.silent[origin]))
-            record.add(firing, level, drift, self.anchor, memory, link)
+            fast = [
+                (c.value, c.gain)
+                for c, source in zip(charge.currents, sources, strict=True)
+                if source is not None and source.activity.requires_grad
+            ]
+            record.add(firing, level, drift, self.anchor, fast, memory, link)
         if self.pathwise and firing is not None:
             trace.states.append(membrane)
             event.scores = spike_scores(firing, learn_sigma)
@@ -290,7 +296,11 @@ class Recording:
         source, _ = Source.of(current)
         if source is None:
             return current
-        leaf = current.detach().requires_grad_()
+        if source.activity.requires_grad:  # its graph is a control variate's
+            ledger = next(iter(self.firing.values())).ledger
+            leaf: Tensor = Gate.apply(current, ledger)  # type: ignore[no-untyped-call]
+        else:
+            leaf = current.detach().requires_grad_()
         self.held.append((leaf, source))
         return leaf
 
@@ -302,7 +312,10 @@ class Recording:
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
         firing = self.firing.get(neuron)
-        return spikes if firing is None else firing.emit(spikes)
+        if firing is None:
+            return spikes
+        emitted = firing.emit(spikes)
+        return Emission(emitted._version).put(emitted)
 
     def gather(
         self,

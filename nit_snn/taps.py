@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import RecordingError
-from .expansion import Expansion, Mark, repeats_over_time, reshaped_from
+from .expansion import Emission, Expansion, Mark, repeats_over_time, reshaped_from
 from .rules import presynaptic_sign
 from .synapses import SynapseGradient, gradient_function
 
@@ -161,7 +161,8 @@ class Tap:
         """Whether the layer's own gradient function says all that the graph would."""
         return (
             torch.is_grad_enabled()
-            and not x.requires_grad  # or more parameters lie before this layer
+            # Else more parameters lie before this layer.
+            and (not x.requires_grad or Emission.is_graph_of(x))
             and not self.module._backward_hooks
             and not self.module._backward_pre_hooks
             and all(p is None or p.is_leaf for p in self.module._parameters.values())

@@ -149,27 +149,38 @@ def test_the_backward_pass_of_the_control_writes_nothing_and_ends_at_the_layer_b
     torch.testing.assert_close(net.readout.weight.grad, expected)
 
 
-def test_after_the_first_pass_only_the_layer_that_is_read_is_controlled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """So the layers before it keep the fast route."""
+def test_after_the_first_pass_only_the_layer_that_is_read_is_controlled() -> None:
     net = swap_neurons(Readout())
-    taken: list[set[str]] = []
+    learner = NITLearner(net, replicas=4, control="readout")
+    offered = []
+    for _ in range(2):
+        with learner.record():
+            out = net(learner.expand(X))
+        assert learner._recording is not None
+        offered.append(len(learner._recording.firing))
+        learner.backward(out.square().sum(1))
+    assert offered == [2, 1]
+    assert learner._controlled == {"lif2"}
+
+
+@pytest.mark.parametrize("control", ["readout", "network"])
+def test_layers_behind_controlled_spikes_keep_the_fast_route(
+    control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = swap_neurons(Readout())
+    taken: set[str] = set()
     original = Source.parameter_gradients
 
     def spy(self: Source, *arguments: Any) -> Any:
-        taken[-1].add(self.name)
+        taken.add(self.name)
         return original(self, *arguments)
 
     monkeypatch.setattr(Source, "parameter_gradients", spy)
-    learner = NITLearner(net, replicas=4, control="readout")
-    for _ in range(2):
-        taken.append(set())
-        with learner.record():
-            out = net(learner.expand(X))
-        learner.backward(out.square().sum(1))
-    assert taken == [{"fc1"}, {"fc1", "fc2"}]
-    assert learner._controlled == {"lif2"}
+    learner = NITLearner(net, replicas=4, control=control)
+    with learner.record():
+        out = net(learner.expand(X))
+    learner.backward(out.square().sum(1))
+    assert taken == {"fc1", "fc2"}
 
 
 @pytest.mark.parametrize("control", ["readout", "network"])

@@ -430,16 +430,20 @@ def test_both_routes_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(fast[parameter], again[parameter])
 
 
-def test_both_routes_agree_where_membranes_are_followed() -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"control": "network"}, {"control": "time"}], ids=["plain", "network", "time"]
+)
+def test_both_routes_agree_where_membranes_are_followed(options: dict[str, Any]) -> None:
+    options = {"conditional": "pathwise", **options}
     compared = 0
     for build, shape, _ in NETWORKS.values():
         net = swap_neurons(build().double(), sigma=0.8)
         x = torch.randn(5, *shape, dtype=torch.float64)
         try:
-            general = gradients(net, x, route="general", conditional="pathwise")
+            general = gradients(net, x, route="general", **options)
         except NITError:  # refused, or a network that hands out membranes
             continue
-        fast = gradients(net, x, conditional="pathwise")
+        fast = gradients(net, x, **options)
         assert set(fast) == set(general)
         for parameter in general:
             torch.testing.assert_close(fast[parameter], general[parameter], rtol=1e-9, atol=1e-12)
