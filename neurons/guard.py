@@ -14,8 +14,7 @@ from .base import Recorder
 
 # What tells nothing of the values.
 _HARMLESS = {
-    "__get__",
-    "as_subclass",
+    "detach_",
     "dim",
     "numel",
     "size",
@@ -24,19 +23,41 @@ _HARMLESS = {
     "empty_like",
     "ones_like",
 }
+_METADATA = {
+    "shape",
+    "dtype",
+    "device",
+    "layout",
+    "ndim",
+    "requires_grad",
+    "is_leaf",
+    "grad_fn",
+    "_version",
+    "is_cuda",
+    "is_cpu",
+    "is_meta",
+    "is_sparse",
+}
 
 
 class GuardedMembrane(Tensor):
     """A neuron's membrane under `conditional`: only the neuron itself may read it.
 
     While a recording is pending the estimate is conditioned on the spikes, so a loss that depends
-    on the membrane in any other way would be biased: any operation on it raises.
+    on the membrane in any other way would be biased: whatever tells of its values raises.
     """
 
     _recorder: Recorder
+    _owner: object
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        return deepcopy(unguarded(self), memo)
+        copied = deepcopy(unguarded(self), memo)
+        return guarded(copied, self._recorder, self._owner) if self._recorder.pending else copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._recorder.pending:
+            raise RecordingError(_message("pickle"))
+        return unguarded(self).__reduce_ex__(protocol)
 
     @classmethod
     def __torch_function__(
@@ -46,14 +67,24 @@ class GuardedMembrane(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func.__name__ not in _HARMLESS and _pending((args, kwargs)):
-            raise RecordingError(
-                f"The membrane of a noisy neuron was read ({func.__name__}) while a NITLearner "
-                "with conditional=... records. It conditions on the spikes, so nothing but spikes "
-                "may be read: take the loss from spikes, or attach it with conditional=False."
-            )
+        if not _tells_nothing(func) and _pending((args, kwargs)):
+            raise RecordingError(_message(func.__name__))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
+
+
+def _message(operation: str) -> str:
+    return (
+        f"The membrane of a noisy neuron was read ({operation}) while a NITLearner "
+        "with conditional=... records. It conditions on the spikes, so nothing but spikes "
+        "may be read: take the loss from spikes, or attach it with conditional=False."
+    )
+
+
+def _tells_nothing(func: Callable[..., Any]) -> bool:
+    if func.__name__ == "__get__":
+        return getattr(getattr(func, "__self__", None), "__name__", "") in _METADATA
+    return func.__name__ in _HARMLESS
 
 
 def _pending(value: Any) -> bool:
@@ -65,14 +96,25 @@ def _pending(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and any(_pending(v) for v in value)
 
 
-def guarded(membrane: Tensor, recorder: Recorder) -> Tensor:
-    """`membrane`, shielded from being read as long as `recorder` is pending."""
+def guarded(membrane: Tensor, recorder: Recorder, owner: object) -> Tensor:
+    """`membrane`, shielded from being read by all but `owner` as long as `recorder` is pending."""
     # Not a view, so that it can be detached in place.
     shielded: GuardedMembrane = torch.Tensor._make_subclass(GuardedMembrane, membrane)
-    shielded._recorder = recorder
+    shielded._recorder, shielded._owner = recorder, owner
     return shielded
 
 
-def unguarded(membrane: Tensor) -> Tensor:
-    """The membrane itself, for its own neuron."""
-    return membrane.as_subclass(Tensor) if isinstance(membrane, GuardedMembrane) else membrane
+def unguarded(membrane: Tensor, reader: object = None) -> Tensor:
+    """The membrane itself.
+
+    Raises:
+        RecordingError: `reader` is another neuron than the one that it belongs to, and its
+            recording is pending.
+    """
+    if not isinstance(membrane, GuardedMembrane):
+        return membrane
+    if reader is not None and reader is not membrane._owner and membrane._recorder.pending:
+        raise RecordingError(_message("by another neuron"))
+    with torch._C.DisableTorchFunctionSubclass():
+        plain: Tensor = torch.Tensor._make_subclass(Tensor, membrane)
+    return plain

@@ -53,14 +53,15 @@ class _NoisyLIF(NoisyNeuron):
         vars(self)["state_function"] = own
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self.mem = unguarded(self.mem)
-        args = tuple(unguarded(x) if isinstance(x, Tensor) else x for x in args)
-        kwargs = {k: unguarded(x) if isinstance(x, Tensor) else x for k, x in kwargs.items()}
+        self.mem = unguarded(self.mem, self)
+        # The current comes first; what follows are states.
+        args = (*args[:1], *(unguarded(x, self) for x in args[1:]))
+        kwargs = {k: x if k == "input_" else unguarded(x, self) for k, x in kwargs.items()}
         with self._cut():
             output = super().forward(*args, **kwargs)
         if self._recorder is None or not self._recorder.hides_membranes:
             return output
-        self.mem = guarded(self.mem, self._recorder)
+        self.mem = guarded(self.mem, self._recorder, self)
         return (*output[:-1], self.mem) if isinstance(output, tuple) else output
 
     def _noisy_state(self, input_: Tensor) -> Any:

@@ -39,7 +39,6 @@ class _NoisyNode(NoisyNeuron):
     materialize_states: Callable[..., tuple[Any, ...]]
     _memories: dict[str, Any]
     reset: Callable[[], None]
-    detach: Callable[[], None]
 
     def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
         raise NotImplementedError
@@ -88,13 +87,15 @@ class _NoisyNode(NoisyNeuron):
         """The state after a call, which nothing else may read while its past is conditioned on."""
         if self._recorder is None or not self._recorder.hides_states:
             return v
-        return guarded(v, self._recorder)
+        return guarded(v, self._recorder, self)
 
     def reset_state(self) -> None:
         self.reset()
 
     def detach_state(self) -> None:
-        self.detach()
+        for name, value in list(self._memories.items()):
+            if isinstance(value, Tensor):
+                setattr(self, name, unguarded(value).detach())
 
     def why_not_conditional(self) -> str | None:
         if self.v_reset is None:
@@ -120,19 +121,19 @@ class _NoisyNode(NoisyNeuron):
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         with self._cut():
-            spike, v = self._step(inputs[0], unguarded(states[0]), inputs[0], None)
+            spike, v = self._step(inputs[0], unguarded(states[0], self), inputs[0], None)
             spike = self._emit(spike)
         return (spike,), (self._shielded(v), *states[1:])
 
     def multi_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        spikes, membranes = self._sequence(inputs[0], unguarded(states[0]))
+        spikes, membranes = self._sequence(inputs[0], unguarded(states[0], self))
         return (spikes,), (self._shielded(membranes[-1]), *states[1:])
 
     def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         states = self.materialize_states((x_seq,), tuple(self._memories.values()), "m")
-        spikes, membranes = self._sequence(x_seq, unguarded(states[0]))
+        spikes, membranes = self._sequence(x_seq, unguarded(states[0], self))
         self.v = self._shielded(membranes[-1])
         self.v_seq = self._shielded(torch.stack(membranes)) if self.store_v_seq else None
         return spikes

@@ -228,7 +228,8 @@ class _Call(torch.autograd.Function):
         for gain in gains:
             unit = isinstance(gain, float) and gain == 1.0
             shares.append(further if unit or further is None else further * gain)
-        return None, further if ctx.has_drift else None, torch.zeros(()), None, None, *shares
+        visited = torch.zeros(()) if ledger.collecting else None
+        return None, further if ctx.has_drift else None, visited, None, None, *shares
 
 
 class _Linked(torch.autograd.Function):
@@ -239,11 +240,12 @@ class _Linked(torch.autograd.Function):
         ctx: Any, drift: Tensor, spike: Tensor, membrane: Tensor, link: Link, ledger: Ledger
     ) -> Tensor:
         ctx.link, ctx.ledger = link, ledger
+        ctx.set_materialize_grads(False)
         return drift.view_as(drift)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        if not ctx.ledger.collecting:
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        if gradient is None or not ctx.ledger.collecting:
             return (None,) * 5
         return gradient, gradient * ctx.link.jump, gradient * ctx.link.carry, None, None
 
@@ -267,13 +269,31 @@ class _Emission(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spikes: Tensor, ledger: Ledger, many: bool, *calls: Tensor) -> Tensor:
         ctx.ledger, ctx.many, ctx.calls = ledger, many, len(calls)
-        return spikes.view_as(spikes)
+        ctx.set_materialize_grads(False)
+        ctx.mark_dirty(spikes)  # and not a view, which could not be written to in place
+        return spikes
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        if not ctx.ledger.collecting:
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        if gradient is None or not ctx.ledger.collecting:
             return (None,) * (3 + ctx.calls)
         return None, None, None, *(gradient.unbind(0) if ctx.many else (gradient,))
+
+
+def leads_to_spikes_alone(x: Tensor) -> bool:
+    """Whether the graph of `x` ends at emitted spikes: no gradient is written through it."""
+    if x._backward_hooks or x.retains_grad:
+        return False
+    nodes, seen = [x.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen or node.name() == "_EmissionBackward":
+            continue
+        if node.name() == "torch::autograd::AccumulateGrad":
+            return False
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+    return x.grad_fn is not None
 
 
 def collect(losses: Tensor, records: list[FiringRecord], anchor: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a tensor: that it repeats a smaller one, or where its graph ends."""
+"""Tensors that repeat a smaller one: over replicas, or over time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 _MARK = "_nit_expansion"
-_EMISSION = "_nit_emission"
 
 
 class Mark:
@@ -17,30 +16,6 @@ class Mark:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return OrderedDict, ()
-
-
-@dataclass(eq=False)
-class Emission(Mark):
-    """On spikes whose graph leads nowhere but to a control variate's records.
-
-    Attributes:
-        version: autograd's version counter of the spikes.
-    """
-
-    version: int
-
-    @staticmethod
-    def is_graph_of(x: Tensor) -> bool:
-        """Whether the graph of `x` holds nothing that an estimate would have to be written to."""
-        mark = getattr(x, _EMISSION, None)
-        if not isinstance(mark, Emission) or mark.version != x._version:
-            return False
-        return not x._backward_hooks and not x.retains_grad
-
-    def put(self, spikes: Tensor) -> Tensor:
-        """`spikes`, marked."""
-        setattr(spikes, _EMISSION, self)
-        return spikes
 
 
 @dataclass(eq=False)

@@ -280,7 +280,7 @@ class NITLearner:
             with recording.running(self._taps):
                 yield self
         except BaseException:
-            recording.pending = False
+            recording.release()
             raise
         finally:
             self._running = False
@@ -348,11 +348,15 @@ class NITLearner:
                 "before each learner.backward(losses)."
             )
         values = checks.checked_losses(losses, recording.rows, self.replicas, self.causal)
+        if self.causal:
+            recording.check_steps(len(values))
         self._recording = None
         try:
             return self._learn(recording, values)
         finally:
             recording.release()
+            for neuron in self._neurons.values():
+                neuron.detach_state()  # what it carries on may hold the pass's graph
 
     def _learn(self, recording: Recording, values: Tensor) -> Tensor:
         """Writes the gradient, and returns the mean loss."""
@@ -508,6 +512,7 @@ class NITLearner:
                 factors = coefficients(record, self.replicas, self._sharing)
                 control[neuron] = [c / losses.numel() for c in factors]
         if losses.numel() and not control:
+            self._controlled = set(self._neurons)  # another loss may read another layer
             raise LossError(
                 f"control={self.control!r} needs a loss with a derivative in the spikes of a noisy "
                 "layer; this one has none. Attach the learner with control='none'."

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from .control import FiringRecord, Gate, Link, Memory
 from .errors import BiasWarning, LossError, RecordingError
-from .expansion import Emission
 from .firing import Firing
 from .neurons.base import Charge, Current, NoisyNeuron
 from .neurons.functional import perturb
@@ -260,13 +259,15 @@ class Recording:
             origin = trace.origin(charge.state)
             event.carried = carried(firing, noise, charge.wiped, learn_sigma)
         if record is not None and firing is not None:
-            level = neuron.sigma.detach().to(firing.level.dtype)
+            sigma = neuron.sigma.detach().to(firing.level.dtype)
             memory, link = None, None
             if self.through_time and event.carried is not None:
-                drawn = gap(firing) * level if not charge.wiped else None
-                apart = wandering(firing, noise, charge.wiped) * level
+                drawn = None if charge.wiped else gap(firing) * sigma
+                apart = wandering(firing, noise, charge.wiped) * sigma
                 memory = Memory(event.carried.drift, apart, drawn)
-                trace.silent.append(drift.detach() + silent_mean(firing) * level)
+                # What its spike wiped out, had it been silent; other resets do not depend on it.
+                silent = drift.detach() + silent_mean(firing) * sigma if charge.wiped else membrane
+                trace.silent.append(silent)
                 if origin is not None and charge.jump is not None:
                     link = Link(origin, charge.carry, charge.jump(trace.silent[origin]))
             fast = [
@@ -274,7 +275,7 @@ class Recording:
                 for c, source in zip(charge.currents, sources, strict=True)
                 if source is not None and source.activity.requires_grad
             ]
-            record.add(firing, level, drift, self.anchor, fast, memory, link)
+            record.add(firing, sigma, drift, self.anchor, fast, memory, link)
         if self.pathwise and firing is not None:
             trace.states.append(membrane)
             event.scores = spike_scores(firing, learn_sigma)
@@ -314,8 +315,21 @@ class Recording:
         firing = self.firing.get(neuron)
         if firing is None:
             return spikes
-        emitted = firing.emit(spikes)
-        return Emission(emitted._version).put(emitted)
+        return firing.emit(spikes)
+
+    def check_steps(self, steps: int) -> None:
+        """Causal credit needs a loss for each step.
+
+        Raises:
+            LossError: A layer was not called once per time step.
+        """
+        for trace in self.traces.values():
+            if trace.events and trace.calls != steps:
+                raise LossError(
+                    f"The losses are of {steps} time steps, but {trace.name} made "
+                    f"{trace.calls} steps. Causal credit needs a loss for each, zero where there "
+                    "is none."
+                )
 
     def gather(
         self,
@@ -331,19 +345,10 @@ class Recording:
             control: For layers with a control variate, its coefficient in each call over the
                 number of rows, (rows, *).
             measure: Fill in `Estimate.shares`.
-
-        Raises:
-            LossError: `causal`, and a layer was not called once per time step.
         """
         estimate = Estimate()
         for trace in self.traces.values():
-            if self.causal and trace.events and trace.calls != len(weight):
-                raise LossError(
-                    f"The losses are of {len(weight)} time steps, but {trace.name} made "
-                    f"{trace.calls} steps. Causal credit needs a loss for each, zero where there "
-                    "is none."
-                )
-            layer: Tensor | None = None
+            layer: dict[torch.Size, Tensor] = {}  # a shared neuron may have several sizes
             totals: dict[Source, Tensor] = {}
             sequences: dict[Source, dict[int, Tensor]] = {}
             lengths: dict[Source, int] = {}
@@ -354,7 +359,8 @@ class Recording:
                 if self.pathwise:
                     cotangent = self._followed(trace, event, cotangent, arriving, estimate)
                 if measure:
-                    layer = cotangent if layer is None else layer + cotangent
+                    held = layer.get(cotangent.shape)
+                    layer[cotangent.shape] = cotangent if held is None else held + cotangent
                 if event.drift is not None:
                     estimate.drifts.append(event.drift)
                     estimate.cotangents.append(cotangent.to(event.drift.dtype))
@@ -374,8 +380,7 @@ class Recording:
                 )
             for source, total in totals.items():
                 self._through(source, total, estimate)
-            if layer is not None:
-                estimate.shares.append(layer)
+            estimate.shares += layer.values()
         return estimate
 
     def _weight(self, weight: Tensor, layer: int, call: int) -> Tensor:
@@ -427,7 +432,7 @@ class Recording:
     ) -> Tensor:
         """A * score of an event's drift, (rows, *); the noise level's share goes to `estimate`."""
         neuron, sigma = trace.neuron, trace.neuron.sigma.detach()
-        learns_sigma = isinstance(neuron.sigma, nn.Parameter)
+        learns_sigma = neuron.sigma.requires_grad
         total = self._scores_of(trace, event)
         if learns_sigma and total.sigma is not None:
             estimate.add(neuron.sigma, sigma_gradient(total.sigma, weight, sigma))

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .control import leads_to_spikes_alone
 from .errors import RecordingError
-from .expansion import Emission, Expansion, Mark, repeats_over_time, reshaped_from
+from .expansion import Expansion, Mark, repeats_over_time, reshaped_from
 from .rules import presynaptic_sign
 from .synapses import SynapseGradient, gradient_function
 
@@ -162,7 +163,7 @@ class Tap:
         return (
             torch.is_grad_enabled()
             # Else more parameters lie before this layer.
-            and (not x.requires_grad or Emission.is_graph_of(x))
+            and (not x.requires_grad or leads_to_spikes_alone(x))
             and not self.module._backward_hooks
             and not self.module._backward_pre_hooks
             and all(p is None or p.is_leaf for p in self.module._parameters.values())

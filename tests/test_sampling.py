@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import snntorch as snn
 import torch
 from conftest import SnnTorchNet, SpikingJellyNet
 from torch import Tensor, nn
@@ -184,6 +185,17 @@ def test_replicas_follow_the_target_and_resume_with_the_run() -> None:
     between = auto_run(target=4.0)
     assert 4 < between[-1] < 32
     assert auto_run(target=4.0, stop=4) == between
+
+
+def test_a_neuron_of_two_sizes_is_measured_too() -> None:
+    fc1, fc2, lif = nn.Linear(4, 4), nn.Linear(4, 2), snn.Leaky(beta=0.5)
+    net = swap_neurons(nn.ModuleList([fc1, fc2, lif]))
+    learner = NITLearner(net, replicas="auto", seed=1)
+    with learner.record():
+        spike, _ = lif(fc1(learner.expand(torch.randn(5, 4))), lif.reset_mem())
+        spike, _ = lif(fc2(spike), torch.zeros(5 * learner.replicas, 2))
+    learner.backward(spike.sum(1))
+    assert fc1.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"conditional": "pathwise"}])
