@@ -32,23 +32,9 @@ from torch import Tensor
 
 from .baselines import Sharing, mean_of_others
 from .firing import Firing
+from .pathwise import Link
 
 NAMES = ("none", "readout", "network", "time")
-
-
-@dataclass(frozen=True, eq=False)
-class Link:
-    """What a call's membrane and spike mean to the drift of a later call.
-
-    Attributes:
-        origin: The earlier call.
-        carry: The later drift's derivative in the membrane that the earlier one left.
-        jump: What a spike of the earlier one adds to the later drift, its reset.
-    """
-
-    origin: int
-    carry: float | Tensor
-    jump: float | Tensor
 
 
 @dataclass(frozen=True, eq=False)

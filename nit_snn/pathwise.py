@@ -48,6 +48,22 @@ class Carried:
     sigma: Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class Link:
+    """What a call's membrane and spike mean to the drift of a later call.
+
+    Attributes:
+        origin: The earlier call.
+        carry: The later drift's derivative in the membrane that the earlier one left.
+        jump: What a spike of the earlier one adds to the later drift, its reset; where it is asked
+            for.
+    """
+
+    origin: int
+    carry: float | Tensor
+    jump: float | Tensor = 0.0
+
+
 def spike_scores(firing: Firing, learn_sigma: bool) -> Scores:
     """The scores of the spikes alone, kept like all `Scores` without their `1 / sigma`."""
     score = firing.side * firing.hazard

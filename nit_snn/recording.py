@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .control import FiringRecord, Gate, Link, Memory
+from .control import FiringRecord, Gate, Memory
 from .errors import BiasWarning, LossError, RecordingError
 from .firing import Firing
 from .neurons.base import Charge, Current, NoisyNeuron
 from .neurons.functional import perturb
 from .noise import Noise
-from .pathwise import Carried, carried, gap, silent_mean, spike_scores, wandering
+from .pathwise import Carried, Link, carried, gap, silent_mean, spike_scores, wandering
 from .rules import Scores, conditional_scores, scores, sigma_gradient, weighted_score
 from .taps import Source, Tap
 
@@ -68,7 +68,7 @@ class Event:
     targets: tuple[Target, ...]
     drift: Tensor | None
     carried: Carried | None = None
-    link: tuple[int, float | Tensor] | None = None
+    link: Link | None = None
 
     def absorbs(self, other: Event) -> bool:
         """Whether the two draws may be summed before they meet the presynaptic activity."""
@@ -254,32 +254,14 @@ class Recording:
         )
         held = drift if drift.requires_grad else None
         event = Event([call], drift.shape, drift.dtype, None, targets, held)
-        origin = None
         if firing is not None and self.pathwise and charge.carries:
-            origin = trace.origin(charge.state)
             event.carried = carried(firing, noise, charge.wiped, learn_sigma)
+            event.link = self._link(trace, charge)
         if record is not None and firing is not None:
-            sigma = neuron.sigma.detach().to(firing.level.dtype)
-            memory, link = None, None
-            if self.through_time and event.carried is not None:
-                drawn = None if charge.wiped else gap(firing) * sigma
-                apart = wandering(firing, noise, charge.wiped) * sigma
-                memory = Memory(event.carried.drift, apart, drawn)
-                # What its spike wiped out, had it been silent; other resets do not depend on it.
-                silent = drift.detach() + silent_mean(firing) * sigma if charge.wiped else membrane
-                trace.silent.append(silent)
-                if origin is not None and charge.jump is not None:
-                    link = Link(origin, charge.carry, charge.jump(trace.silent[origin]))
-            fast = [
-                (c.value, c.gain)
-                for c, source in zip(charge.currents, sources, strict=True)
-                if source is not None and source.activity.requires_grad
-            ]
-            record.add(firing, sigma, drift, self.anchor, fast, memory, link)
+            self._remember(trace, record, firing, charge, event, drift, noise, sources)
         if self.pathwise and firing is not None:
             trace.states.append(membrane)
             event.scores = spike_scores(firing, learn_sigma)
-            event.link = None if origin is None else (origin, charge.carry)
             trace.events.append(event)
         elif targets or held is not None or learn_sigma:
             if firing is not None and self.conditional:
@@ -291,6 +273,43 @@ class Recording:
             else:
                 trace.events.append(event)
         return membrane
+
+    def _link(self, trace: LayerTrace, charge: Charge) -> Link | None:
+        """To the call that left the membrane that this one starts from."""
+        origin = trace.origin(charge.state)
+        if origin is None:
+            return None
+        if not self.through_time or charge.jump is None:
+            return Link(origin, charge.carry)
+        return Link(origin, charge.carry, charge.jump(trace.silent[origin]))
+
+    def _remember(
+        self,
+        trace: LayerTrace,
+        record: FiringRecord,
+        firing: Firing,
+        charge: Charge,
+        event: Event,
+        drift: Tensor,
+        noise: Tensor,
+        sources: list[Source | None],
+    ) -> None:
+        """Leaves to a control variate what it needs of a call."""
+        sigma = trace.neuron.sigma.detach().to(firing.level.dtype)
+        fast = [
+            (c.value, c.gain)
+            for c, source in zip(charge.currents, sources, strict=True)
+            if source is not None and source.activity.requires_grad
+        ]
+        memory, link = None, None
+        if self.through_time and event.carried is not None:
+            between = None if charge.wiped else gap(firing) * sigma
+            apart = wandering(firing, noise, charge.wiped) * sigma
+            memory, link = Memory(event.carried.drift, apart, between), event.link
+            # What a spike wipes out is what would be there without it.
+            mean = drift.detach()
+            trace.silent.append(mean + silent_mean(firing) * sigma if charge.wiped else mean)
+        record.add(firing, sigma, drift, self.anchor, fast, memory, link)
 
     def hold(self, current: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
@@ -462,10 +481,9 @@ class Recording:
                 sigma = trace.neuron.sigma
                 estimate.add(sigma, (later * event.carried.sigma).sum_to_size(sigma.shape))
         if event.link is not None:
-            origin, carry = event.link
-            passed = cotangent * carry
-            held = arriving.get(origin)
-            arriving[origin] = passed if held is None else held + passed
+            passed = cotangent * event.link.carry
+            held = arriving.get(event.link.origin)
+            arriving[event.link.origin] = passed if held is None else held + passed
         return cotangent
 
     def _scaled(self, cotangent: Tensor, gain: float | Tensor) -> Tensor:

@@ -23,8 +23,8 @@ class Scores:
     """Scores of one draw of noise, or sums over several draws; each of shape (N, *).
 
     Attributes:
-        drift: `eps`, or `sign(eps)` under NIT-S.
-        sigma: `eps^2 - 1`, if the noise level is learned.
+        drift: `eps`, or its mean given the spikes, or `sign(eps)` under NIT-S.
+        sigma: `eps^2 - 1`, or its mean given the spikes, if the noise level is learned.
     """
 
     drift: Tensor

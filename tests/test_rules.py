@@ -317,7 +317,7 @@ def test_a_membrane_is_followed_to_the_call_that_left_it() -> None:
             membranes.append(lif(current, membranes[start])[1])
     assert learner._recording is not None
     (trace,) = learner._recording.traces.values()
-    assert [event.link and event.link[0] for event in trace.events] == [None, 0, 1, None, 3, 3]
+    assert [event.link and event.link.origin for event in trace.events] == [None, 0, 1, None, 3, 3]
 
 
 @pytest.mark.parametrize(
