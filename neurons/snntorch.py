@@ -161,18 +161,8 @@ class _NoisyLIF(NoisyNeuron):
         spike = self._emit(self.spike_grad(mem - self.threshold).to(mem.dtype))
         # A learnable factor belongs to the block behind the neuron, which has a graph.
         factor = self.graded_spikes_factor
-        if self._is_one(factor):
-            return spike
         with torch.set_grad_enabled(factor.requires_grad or spike.requires_grad):
             return spike * factor
-
-    def _is_one(self, factor: Tensor) -> bool:
-        """Looked at once, since on a GPU every look makes it wait."""
-        known, version, result = vars(self).get("_looked_at", (None, 0, False))
-        if known is not factor or version != factor._version:
-            result = not factor.requires_grad and bool((factor == 1).all())
-            vars(self)["_looked_at"] = (factor, factor._version, result)
-        return bool(result)
 
 
 class NoisyLeaky(_NoisyLIF, snn.Leaky):
