@@ -79,26 +79,31 @@ def test_variance_ratios_are_those_of_the_benchmark() -> None:
         ratios = [row[over] / row[name] for row in rows]
         return min(ratios), max(ratios)
 
-    shallow, deep, cost = "784-50-10", "784-50-50-50-10", "variance_x_time"
-    plain, others = "plain Eq. 8", "leave-one-out"
+    shallow, deep, long = "784-50-10", "784-50-50-50-10", "784-50-50-10, long memory"
+    plain, others, best = "plain Eq. 8", "leave-one-out", "control time, pathwise"
     text = " ".join(README.split())
     design = " ".join((ROOT / "docs/design.md").read_text().split())
     for network, name, readme in (
         (shallow, others, "is {} times lower"),
-        (shallow, "control readout", "and {} times with the control variate"),
+        (shallow, best, "and {} times with"),
         (deep, others, f"{deep} {{}} and"),
-        (deep, "control network", "and {} times ([numbers]"),
+        (deep, best, "and {} times, and"),
+        (long, others, "beta = 0.95) {} and"),
+        (long, best, "and {} times ([numbers]"),
     ):
-        low, high = span(network, name, plain, cost)
+        low, high = span(network, name, plain, "variance_x_time")
         assert readme.format(f"{low:.0f} to {high:.0f}") in text
         assert f"{low:.0f} to {high:.0f} times" in design
-    for network, name in (
-        (shallow, "control readout"),
-        (deep, "control readout"),
-        (deep, "control network"),
-        (deep, "conditional"),
-        (shallow, "antithetic"),
-    ):
+    for network in (shallow, deep, long):
+        for name in (
+            "pathwise",
+            "control readout, pathwise",
+            "control network, pathwise",
+            "control time, pathwise",
+        ):
+            low, high = span(network, name, others, "variance")
+            assert f"{low:.1f} to {high:.1f}" in design
+    for network, name in ((deep, "conditional"), (shallow, "antithetic")):
         low, high = span(network, name, others, "variance")
         assert f"{low:.1f} to {high:.1f} times" in design
 
