@@ -228,6 +228,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    training.skip_denormals()
     args = parse_arguments()
     args.output.mkdir(parents=True, exist_ok=True)
     for dataset in args.dataset:

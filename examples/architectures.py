@@ -378,6 +378,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
+    training.skip_denormals()
     args = parse_arguments()
     experiment = EXPERIMENTS[args.network]
     args.output.mkdir(parents=True, exist_ok=True)

@@ -33,9 +33,6 @@ METHODS = ("nit", "stbp", "stbp-n", "nit-s", "nit-s+")
 CONTROLS = ("none", "readout", "network", "time")
 CONDITIONS: dict[str, bool | str] = {"none": False, "spike": True, "pathwise": "pathwise"}
 
-# A gradient holds numbers too small to matter, on which many processors are very slow.
-torch.set_flush_denormal(True)
-
 
 def parse_arguments(description: str, default_output: str) -> argparse.Namespace:
     """The command line of both examples."""
@@ -236,6 +233,11 @@ class Run:
         self.schedule.load_state_dict(state["schedule"])
 
 
+def skip_denormals() -> None:
+    """Zero for numbers too small to matter, on which many processors are very slow."""
+    torch.set_flush_denormal(True)
+
+
 def shuffled(count: int, size: int) -> Iterator[Tensor]:
     """Row numbers of the batches of one epoch."""
     yield from torch.randperm(count).split(size)
@@ -266,6 +268,7 @@ def main(build: Callable[[], nn.Module], sigma: dict[str, float], args: argparse
         sigma: Noise level of each of its neurons.
         args: The command line.
     """
+    skip_denormals()
     args.output.mkdir(parents=True, exist_ok=True)
     splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
     if args.center:

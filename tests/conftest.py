@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import snntorch as snn
 import torch
@@ -62,5 +64,7 @@ class SpikingJellyNet(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed() -> Iterator[None]:
     torch.manual_seed(0)
+    yield
+    torch.set_flush_denormal(False)  # as the examples leave it on

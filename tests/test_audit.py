@@ -58,7 +58,9 @@ def scaled(spike: Callable[[Tensor], Tensor], factor: float) -> Callable[[Tensor
 
 
 def holds(interval: Interval | None, truth: float) -> bool:
-    return interval is not None and interval.low <= truth <= interval.high
+    """Whether the interval covers it; where nothing is left to chance, up to float32's rounding."""
+    rounding = 1e-5
+    return interval is not None and interval.low - rounding <= truth <= interval.high + rounding
 
 
 # ---- gradients known by formula
@@ -544,7 +546,7 @@ def test_the_seed_decides_and_nothing_else_does() -> None:
 def test_it_stops_at_the_precision_asked_for() -> None:
     net, (x, y) = Readout(), batch()
     rough = audit(net, entropies, x, y, sigma=1.0, surrogates={}, precision=0.9, replicas=8)
-    fine = audit(net, entropies, x, y, sigma=1.0, surrogates={}, precision=0.02, replicas=4)
+    fine = audit(net, entropies, x, y, sigma=1.0, surrogates={}, precision=0.008, replicas=4)
     short = audit(
         net, entropies, x, y, sigma=1.0, surrogates={}, precision=1e-6, max_passes=3, replicas=4
     )
@@ -553,7 +555,7 @@ def test_it_stops_at_the_precision_asked_for() -> None:
     assert fine.precise
     widths = [row.cosine.half_width for row in fine.rows if row.layer == WHOLE and row.cosine]
     assert len(widths) == 2
-    assert max(widths) <= 0.02
+    assert max(widths) <= 0.008
     assert (short.passes, short.precise) == (3, False)
 
 
