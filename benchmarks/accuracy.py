@@ -217,7 +217,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--download", action="store_true", help="download the full data if it is missing")
     add("--limit", type=int, help="take only this many images of each data set")
     add("--epochs", type=int, default=10)
-    add("--sign-share", type=float, default=0.7, help="NIT-S+: share of the epochs that are NIT-S")
+    add("--sign-share", type=float, default=0.3, help="NIT-S+: share of the epochs that are NIT-S")
     add("--batch-size", type=int, default=64)
     add("--replicas", type=int, default=16, help="noisy copies of each sample")
     add("--steps", type=int, default=8, help="time steps T")
