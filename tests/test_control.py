@@ -21,6 +21,20 @@ from nit_snn.taps import Source
 X = torch.linspace(-1, 2, 24).view(6, 4)
 
 
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The layers that took the fast route, filled as they do."""
+    taken: set[str] = set()
+    original = Source.parameter_gradients
+
+    def spy(self: Source, *arguments: Any) -> Any:
+        taken.add(self.name)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Source, "parameter_gradients", spy)
+    return taken
+
+
 class Readout(nn.Module):
     """Two hidden noisy layers and a linear readout of the second one's summed spikes."""
 
@@ -165,18 +179,8 @@ def test_after_the_first_pass_only_the_layer_that_is_read_is_controlled() -> Non
 
 
 @pytest.mark.parametrize("control", ["readout", "network"])
-def test_layers_behind_controlled_spikes_keep_the_fast_route(
-    control: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_behind_controlled_spikes_keep_the_fast_route(control: str, taken: set[str]) -> None:
     net = swap_neurons(Readout())
-    taken: set[str] = set()
-    original = Source.parameter_gradients
-
-    def spy(self: Source, *arguments: Any) -> Any:
-        taken.add(self.name)
-        return original(self, *arguments)
-
-    monkeypatch.setattr(Source, "parameter_gradients", spy)
     learner = NITLearner(net, replicas=4, control=control)
     with learner.record():
         out = net(learner.expand(X))
@@ -269,17 +273,9 @@ class Behind(nn.Module):
 )
 @pytest.mark.parametrize("rule", ["nit", "nit-s"])
 def test_a_block_without_parameters_behind_controlled_spikes_leaves_the_fast_route(
-    build: Callable[[], Behind], rule: str, monkeypatch: pytest.MonkeyPatch
+    build: Callable[[], Behind], rule: str, taken: set[str]
 ) -> None:
     """Which NIT-S needs: on the general route there is no presynaptic sign."""
-    taken: set[str] = set()
-    original = Source.parameter_gradients
-
-    def spy(self: Source, *arguments: Any) -> Any:
-        taken.add(self.name)
-        return original(self, *arguments)
-
-    monkeypatch.setattr(Source, "parameter_gradients", spy)
     net = swap_neurons(build())
     learner = NITLearner(net, replicas=4, control="time", conditional="pathwise", rule=rule)
     with learner.record():
