@@ -218,13 +218,13 @@ EXPERIMENTS = {
             steps=args.steps,
         ),
         spread=(0.5, 0.3),
-        sigma=(0.4,),
+        sigma=(0.3,),
         settings={
             "steps": 4,
-            "epochs": 12,
+            "epochs": 20,
             "replicas": 8,
-            "lr": 1e-2,
-            "control": "network",
+            "lr": 5e-3,
+            "control": "time",
         },
     ),
     "recurrent": Experiment(

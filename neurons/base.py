@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RecordingError, SwapError
+from ..kernels.noisy_lif.reference import Dynamics
 from .functional import perturb
 
 
@@ -32,6 +33,23 @@ class Current:
 
 
 @dataclass(frozen=True, eq=False)
+class Lif:
+    """A drift in closed form: `decay * (v - rest) + rest + gain * I`, with its resets.
+
+    Attributes:
+        dynamics: The resets.
+        decay: A scalar, or broadcasting to (*).
+        gain: The factor of the whole current, likewise.
+        learns: Whether any of it is learnable, and gets its gradient through the drift's graph.
+    """
+
+    dynamics: Dynamics
+    decay: float | Tensor = 1.0
+    gain: float | Tensor = 1.0
+    learns: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Charge:
     """One charging of a membrane, before its noise.
 
@@ -47,6 +65,8 @@ class Charge:
         wiped: Whether a spike leaves nothing of the membrane.
         jump: From what that membrane would be without a spike to what a spike adds to the drift.
         jumps: Whether the drift holds a reset that was decided on `state`.
+        lif: The same drift in closed form, from `state` and the sum of the currents, where it
+            has one.
     """
 
     currents: tuple[Current, ...]
@@ -58,11 +78,29 @@ class Charge:
     wiped: bool = False
     jump: Callable[[Tensor], float | Tensor] | None = None
     jumps: bool = False
+    lif: Lif | None = None
 
     @property
     def carries(self) -> bool:
         """Whether the drift depends on the membrane that the last call left."""
         return isinstance(self.carry, Tensor) or self.carry != 0
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """Several steps of a neuron at once.
+
+    Attributes:
+        current: What enters at each step, (T, N, *).
+        state: The membrane that the sequence starts from, (N, *).
+        lif: What the membrane does.
+        threshold: Where the neuron fires.
+    """
+
+    current: Tensor
+    state: Tensor
+    lif: Lif
+    threshold: Tensor | float
 
 
 class Recorder(Protocol):
@@ -72,9 +110,14 @@ class Recorder(Protocol):
     hides_membranes: bool
     hides_states: bool
     pending: bool
+    binary: Collection[NoisyNeuron]
 
     def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
         """Returns the charged membrane with its noise; see `NoisyNeuron._perturb`."""
+        ...
+
+    def run(self, neuron: NoisyNeuron, sequence: Sequence) -> tuple[Tensor, Tensor] | None:
+        """Spikes (T, N, *) of a whole sequence and the state after it; None: step by step."""
         ...
 
     def hold(self, current: Tensor) -> Tensor:
@@ -104,6 +147,7 @@ class NoisyNeuron(nn.Module):
     sigma: Tensor
     noise: bool = True
     _recorder: Recorder | None = None
+    _fired: tuple[Tensor, int, Tensor, int] | None = None
     _shares_sigma: bool = False
 
     def _init_noise(self, sigma: float | Tensor, like: Tensor | None = None) -> None:
@@ -194,6 +238,20 @@ class NoisyNeuron(nn.Module):
 
     def _emit(self, spikes: Tensor) -> Tensor:
         return spikes if self._recorder is None else self._recorder.emit(self, spikes)
+
+    def _remember(self, membrane: Tensor, spikes: Tensor) -> None:
+        """Keeps what a membrane was found to do, for who asks again in this pass."""
+        spikes = spikes.detach()
+        self._fired = (membrane, membrane._version, spikes, spikes._version)
+
+    def _spikes_of(self, membrane: Tensor) -> Tensor | None:
+        """The spikes that `membrane` was found to fire in this pass, if both are unchanged."""
+        if self._fired is None or self._recorder is None:
+            return None
+        seen, version, spikes, spikes_version = self._fired
+        same = seen.data_ptr() == membrane.data_ptr() and seen.shape == membrane.shape
+        unchanged = version == membrane._version and spikes_version == spikes._version
+        return spikes if same and unchanged else None
 
     def why_no_firing_probability(self) -> str | None:
         """Why a spike is not just the membrane above its threshold; None if it is."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..compat import require
-from .base import Charge, Current, NoisyNeuron
+from ..kernels.noisy_lif.reference import Dynamics
+from .base import Charge, Current, Lif, NoisyNeuron
 from .functional import alpha_charge, lapicque_charge, leaky_charge, synaptic_current
 from .guard import guarded, unguarded
 
 require("snntorch", extra="snntorch")
 
 import snntorch as snn  # noqa: E402
+
+
+_ONES: MutableMapping[Tensor, tuple[int, bool]] = WeakTensorKeyDictionary()
 
 
 class _NoisyLIF(NoisyNeuron):
@@ -81,8 +86,19 @@ class _NoisyLIF(NoisyNeuron):
                 wiped=self.reset_mechanism == "zero",
                 jump=self._jump,
                 jumps=self.reset_mechanism != "none",
+                lif=self._lif,
             )
         )
+
+    @property
+    def _lif(self) -> Lif | None:
+        """The drift in closed form, where it has one."""
+        return None
+
+    def _delayed(self, zero: str) -> Dynamics:
+        """The resets, decided one step later; `zero` is what "zero" does."""
+        reset = {"subtract": "soft", "zero": zero, "none": "none"}[self.reset_mechanism]
+        return Dynamics(reset=reset, delayed=True)
 
     @property
     def _gain(self) -> float | Tensor:
@@ -117,6 +133,9 @@ class _NoisyLIF(NoisyNeuron):
         return charged
 
     def mem_reset(self, mem: Tensor) -> Tensor:
+        fired = self._spikes_of(mem)
+        if fired is not None:
+            return fired
         # Surrogates return float32 whatever the membrane is.
         return super().mem_reset(mem).to(mem.dtype)  # type: ignore[misc, no-any-return]
 
@@ -158,9 +177,16 @@ class _NoisyLIF(NoisyNeuron):
             return super().fire(mem).to(mem.dtype)  # type: ignore[misc, no-any-return]
         if self.state_quant:
             mem = self.state_quant(mem)
-        spike = self._emit(self.spike_grad(mem - self.threshold).to(mem.dtype))
+        spike = self._spikes_of(mem)
+        if spike is None:
+            spike = self.spike_grad(mem - self.threshold).to(mem.dtype)
+        spike = self._emit(spike)
+        if self in self._recorder.binary:
+            self._remember(mem, spike)
         # A learnable factor belongs to the block behind the neuron, which has a graph.
         factor = self.graded_spikes_factor
+        if _is_one(factor):
+            return spike
         with torch.set_grad_enabled(factor.requires_grad or spike.requires_grad):
             return spike * factor
 
@@ -193,6 +219,11 @@ class NoisyLeaky(_NoisyLIF, snn.Leaky):
 
         return self._charged(drift, input_)
 
+    @property
+    def _lif(self) -> Lif:
+        decay, learns = self.beta.clamp(0, 1), self.beta.requires_grad
+        return Lif(self._delayed(zero="hard"), decay, learns=learns)
+
     def _after_reset(self, charged: Tensor) -> Tensor:
         # Unlike the other neurons, Leaky resets the old membrane alone to zero.
         return charged if self.reset_mechanism == "zero" else super()._after_reset(charged)
@@ -215,6 +246,12 @@ class NoisyLapicque(_NoisyLIF, snn.Lapicque):
             lambda current: lapicque_charge(current, self.mem, self.R, self.C, self.time_step),
             input_,
         )
+
+    @property
+    def _lif(self) -> Lif:
+        decay = 1 - self.time_step / (self.R * self.C)
+        learns = any(p.requires_grad for p in (self.R, self.C, self.time_step))
+        return Lif(self._delayed(zero="whole"), decay, self.time_step / self.C, learns)
 
     @property
     def _gain(self) -> float | Tensor:
@@ -324,6 +361,11 @@ class NoisyRLeaky(_NoisyLIF, snn.RLeaky):
         )
 
     @property
+    def _lif(self) -> Lif:
+        decay, learns = self.beta.clamp(0, 1), self.beta.requires_grad
+        return Lif(self._delayed(zero="whole"), decay, learns=learns)
+
+    @property
     def _gain(self) -> float | Tensor:
         return self._kept
 
@@ -362,6 +404,17 @@ NOISY = {
     snn.RLeaky: NoisyRLeaky,
     snn.RSynaptic: NoisyRSynaptic,
 }
+
+
+def _is_one(factor: Tensor) -> bool:
+    """Whether it is a constant 1; looked up once, since a GPU would have to be waited for."""
+    if factor.requires_grad:
+        return False
+    version, found = _ONES.get(factor, (-1, False))
+    if version != factor._version:
+        found = bool((factor == 1).all())
+        _ONES[factor] = (factor._version, found)
+    return found
 
 
 def spikes_at_threshold(spike: Callable[[Tensor], Tensor]) -> bool:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..compat import require
+from ..kernels.noisy_lif.reference import Dynamics
 from ..synapses import register_synapse
 from ..synapses.conv import conv_gradient
 from ..synapses.linear import linear_gradient
-from .base import Charge, Current, NoisyNeuron
+from .base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .functional import hard_reset, if_charge, lif_charge, plif_charge, soft_reset
 from .guard import guarded, unguarded
 
@@ -35,6 +37,7 @@ class _NoisyNode(NoisyNeuron):
 
     v_threshold: float
     v_reset: float | None
+    store_v_seq: bool
     surrogate_function: Callable[[Tensor], Tensor]
     materialize_states: Callable[..., tuple[Any, ...]]
     _memories: dict[str, Any]
@@ -51,6 +54,14 @@ class _NoisyNode(NoisyNeuron):
     def _carry(self) -> float | Tensor:
         """The derivative of the drift in the old membrane."""
         return 1.0
+
+    @property
+    def _lif(self) -> Lif:
+        """The drift in closed form."""
+        level = self.v_reset or 0.0
+        reset = "soft" if self.v_reset is None else "hard"
+        dynamics = Dynamics(rest=level, v_reset=level, reset=reset, or_equal=True)
+        return Lif(dynamics, self._carry, self._gain)
 
     def _jump(self, membrane: Tensor) -> float | Tensor:
         """What a spike adds to the next drift."""
@@ -71,6 +82,7 @@ class _NoisyNode(NoisyNeuron):
                 carry=self._carry,
                 wiped=self.v_reset is not None,
                 jump=self._jump,
+                lif=self._lif,
             )
         )
         spike = self.surrogate_function(h - self.v_threshold).to(x.dtype)
@@ -108,6 +120,12 @@ class _NoisyNode(NoisyNeuron):
         return None
 
     def _sequence(self, x_seq: Tensor, v: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if self._recorder is not None and not self.store_v_seq:
+            sequence = Sequence(x_seq, v, self._lif, self.v_threshold)
+            with self._cut():
+                found = self._recorder.run(self, sequence)
+            if found is not None:
+                return found[0], [found[1]]
         steps = x_seq.unbind(0)
         spikes, membranes = [], []
         with self._cut():
@@ -238,6 +256,10 @@ class NoisyParametricLIFNode(_NoisyNode, sj.ParametricLIFNode):
     @property
     def _carry(self) -> float | Tensor:
         return 1.0 - self.w.detach().sigmoid()
+
+    @property
+    def _lif(self) -> Lif:
+        return replace(super()._lif, learns=self.w.requires_grad)
 
 
 #: What `swap_neurons` puts in the place of each node of the framework.

@@ -7,6 +7,7 @@ train with any torch optimizer and any loss.
 from importlib.metadata import version as _version
 
 from .auditing import AuditReport, audit
+from .backend import backends
 from .learner import NITLearner
 from .neurons import noise_off
 from .rules import NITSPlus
@@ -18,6 +19,7 @@ __all__ = [
     "NITLearner",
     "NITSPlus",
     "audit",
+    "backends",
     "noise_off",
     "restore_neurons",
     "swap_neurons",

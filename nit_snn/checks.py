@@ -146,6 +146,8 @@ def check_levels(
     neurons: Mapping[str, NoisyNeuron], bounds: tuple[float, float] | None = None
 ) -> None:
     """Every noise level is positive, and within `bounds` if it is to be learned."""
+    if being_captured():
+        return
     silent = [name for name, neuron in neurons.items() if not (neuron.sigma > 0).all()]
     if silent:
         raise AttachError(f"The noise level sigma must be positive in: {', '.join(silent)}.")
@@ -207,6 +209,9 @@ def checked_losses(losses: Any, rows: int, replicas: int, causal: bool = False) 
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float()  # a mean over many rows is too much for half precision
     finite = torch.isfinite(values.detach())
+    if being_captured():
+        # Nothing can be raised from within a graph: a bad batch teaches nothing.
+        return torch.where(finite.all(), values, torch.zeros_like(values))
     if not finite.all():
         bad = (~finite).nonzero()[:, -1]
         raise NonFiniteLossError(
@@ -215,6 +220,11 @@ def checked_losses(losses: Any, rows: int, replicas: int, causal: bool = False) 
             "No gradient was written."
         )
     return values
+
+
+def being_captured() -> bool:
+    """Whether a CUDA graph is being captured, in which nothing can be waited for."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def coupled_batch_norms(net: nn.Module) -> list[str]:

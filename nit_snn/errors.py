@@ -33,6 +33,10 @@ class AuditError(NITError, ValueError):
     """`audit` cannot compare gradients of this network with this loss and these options."""
 
 
+class BackendError(NITError, RuntimeError):
+    """The backend that was asked for cannot run here."""
+
+
 class BiasWarning(UserWarning):
     """Part of the network couples the rows of a batch, which the estimator cannot see."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import baselines, checks, projection, rules
+from .backend import backend_of
 from .control import coefficients, collect, explained, explained_of_others, wandered
 from .errors import (
     AttachError,
@@ -22,6 +23,7 @@ from .errors import (
     UnreachedParameterWarning,
 )
 from .expansion import Expansion
+from .kernels.noise import PhiloxNoise
 from .neurons.base import NoisyNeuron, noisy_neurons
 from .noise import Noise, ReplicaNoise, SobolNoise
 from .recording import Recording
@@ -171,6 +173,7 @@ class NITLearner:
         self.store_noise = store_noise
         self.seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
         self.passes = 0
+        self._counters: dict[torch.device, Tensor] = {}
         checks.check_neurons(net, self._neurons)
         checks.check_unbiased(self._neurons)
         checks.check_levels(self._neurons, sigma_bounds if learn_sigma else None)
@@ -186,6 +189,7 @@ class NITLearner:
                 f"Another NITLearner is attached to: {', '.join(taken)}. Call its close() first."
             )
         self._controlled: set[str] = set(self._neurons)
+        self._binary = {n for n in self._neurons.values() if n.why_no_firing_probability() is None}
         self._taps = [] if route == "general" else _make_taps(net)
         self._recording: Recording | None = None
         self._running = False
@@ -272,6 +276,7 @@ class NITLearner:
             through_time=self.control == "time",
             layerwise=self.layerwise,
             causal=self.causal,
+            binary=self._binary,
             store_noise=self.store_noise,
         )
         self.passes += 1
@@ -422,7 +427,9 @@ class NITLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to draw the same noise: seed, passes so far, rule, options."""
-        state = {"seed": self.seed, "passes": self.passes, "rule": self.rule, **self._options()}
+        # A replayed CUDA graph has made passes that only its device has counted.
+        passes = max([self.passes, *(int(count) + 1 for count in self._counters.values())])
+        state = {"seed": self.seed, "passes": passes, "rule": self.rule, **self._options()}
         if self._controller is not None:
             state["controller"] = self._controller.state_dict()
         return state
@@ -446,6 +453,7 @@ class NITLearner:
             listed = ", ".join(f"{n}: saved {a!r}, here {b!r}" for n, (a, b) in different.items())
             raise CheckpointError(f"The saved learner had other options. {listed}.")
         self.seed, self.passes, self.rule = state["seed"], state["passes"], state["rule"]
+        self._counters = {}
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
         self._drop()
@@ -496,7 +504,19 @@ class NITLearner:
     def _noise(self) -> Noise:
         if self.sobol:
             return SobolNoise(self.seed, self.replicas, self._point_sets)
-        return ReplicaNoise(self.seed, self.replicas, self.antithetic, self.layerwise)
+        devices = {neuron.sigma.device for neuron in self._neurons.values()}
+        if all(backend_of(device).name == "torch" for device in devices):
+            return ReplicaNoise(self.seed, self.replicas, self.antithetic, self.layerwise)
+        for device in devices:
+            if device not in self._counters:
+                count = torch.full((1,), self.passes, dtype=torch.int64, device=device)
+                self._counters[device] = count
+            else:
+                # On the device, where a replayed CUDA graph counts on without Python.
+                self._counters[device].add_(1)
+        return PhiloxNoise(
+            self.seed, self.replicas, self._counters, self.antithetic, self.layerwise
+        )
 
     def _control(self, recording: Recording, losses: Tensor) -> dict[NoisyNeuron, list[Tensor]]:
         """Coefficients of the control variate over the number of rows, by layer and call.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import RecordingError
-from .neurons.base import Charge, NoisyNeuron, noisy_neurons
+from .neurons.base import Charge, NoisyNeuron, Sequence, noisy_neurons
 from .neurons.functional import perturb
 
 
@@ -38,6 +38,7 @@ class _Probe:
     hides_membranes = False
     hides_states = False
     pending = False
+    binary: Collection[NoisyNeuron] = ()
 
     def __init__(self) -> None:
         self.activities: dict[NoisyNeuron, Activity] = {}
@@ -52,6 +53,9 @@ class _Probe:
         activity.noises.append((membrane - drift).detach())
         activity.membranes.append(membrane.detach())
         return membrane
+
+    def run(self, neuron: NoisyNeuron, sequence: Sequence) -> None:
+        """See `nit_snn.neurons.base.Recorder`."""
 
     def hold(self, current: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""

@@ -10,15 +10,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from . import bits
 from .control import FiringRecord, Gate, Memory
+from .emitted import Emitted, Packed, SpikeTrain
 from .errors import BiasWarning, LossError, RecordingError
 from .firing import Firing
-from .neurons.base import Charge, Current, NoisyNeuron
+from .fused import GIVEN, TYPES, Layer, Past
+from .kernels.noise import PhiloxNoise
+from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .neurons.functional import perturb
 from .noise import Noise
 from .pathwise import Carried, Link, carried, gap, silent_mean, spike_scores, wandering
@@ -58,7 +62,9 @@ class Event:
 
     What the noise belongs to: outputs of synapses (`targets`), a drift that holds its local graph,
     or both; neither where only the noise level is learned. `link` is there if the drift is
-    differentiated in an earlier call's membrane, too: that call, and the derivative.
+    differentiated in an earlier call's membrane, too: that call, and the derivative. A `sequence`
+    is a run of calls at once; `drift` is then what entered it, (T, N, *), with `gain`, and `past`
+    is there if its scores are conditioned on the spikes.
     """
 
     calls: list[int]
@@ -69,12 +75,16 @@ class Event:
     drift: Tensor | None
     carried: Carried | None = None
     link: Link | None = None
+    sequence: bool = False
+    gain: float | Tensor = 1.0
+    past: Past | None = None
 
     def absorbs(self, other: Event) -> bool:
         """Whether the two draws may be summed before they meet the presynaptic activity."""
         return (
             bool(self.targets)
             and self.drift is None is other.drift
+            and not (self.sequence or other.sequence)
             and (self.shape, self.dtype) == (other.shape, other.dtype)
             and len(self.targets) == len(other.targets)
             and all(a.same(b) for a, b in zip(self.targets, other.targets, strict=True))
@@ -97,6 +107,9 @@ class LayerTrace:
     events: list[Event] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)
     silent: list[Tensor] = field(default_factory=list)
+    train: SpikeTrain = field(default_factory=SpikeTrain)
+    packed: Packed | None = None
+    dimensions: int = 0
 
     def origin(self, state: Tensor | None) -> int | None:
         """The call that left `state` behind, if one did."""
@@ -127,6 +140,8 @@ class Estimate:
 
     def add(self, parameter: Tensor, gradient: Tensor) -> None:
         held = self.parameters.get(parameter)
+        if gradient.dtype in (torch.float16, torch.bfloat16):
+            gradient = gradient.float()  # many may be added up
         self.parameters[parameter] = gradient if held is None else held + gradient
 
     def outputs(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -149,6 +164,7 @@ class Recording:
         through_time: Whether they are followed through membranes and their resets, too.
         layerwise: Replica c has noise in layer `c % layers` only.
         causal: Losses will come per time step, so that the noise of each call is kept apart.
+        binary: Those neurons whose spikes are the membrane above its threshold, and nothing else.
         store_noise: Keep the scores until they are gathered, instead of drawing the noise again.
     """
 
@@ -167,6 +183,7 @@ class Recording:
         through_time: bool = False,
         layerwise: bool = False,
         causal: bool = False,
+        binary: Collection[NoisyNeuron] = (),
         store_noise: bool = True,
     ) -> None:
         self.noise = noise
@@ -178,6 +195,7 @@ class Recording:
         self.through_time = through_time
         self.layerwise = layerwise
         self.causal = causal
+        self.binary = binary
         self.store_noise = store_noise
         self.pending = True
         self.rows: int | None = None
@@ -210,6 +228,7 @@ class Recording:
                 tap.remove()
             for neuron in self.traces:
                 vars(neuron).pop("_recorder", None)
+                vars(neuron).pop("_fired", None)
 
     def release(self) -> None:
         """Lets go of all that was remembered; a shielded membrane may outlive it."""
@@ -226,6 +245,13 @@ class Recording:
             )
         found = [Source.of(_whole(c)) for c in charge.currents]
         sources = [source for source, _ in found]
+        targets = tuple(
+            Target(source, None if static else c.step, _whole(c).shape[0], c.gain)
+            for c, (source, static) in zip(charge.currents, found, strict=True)
+            if source is not None
+        )
+        if self._closed(charge, sources):
+            return self._step_by_kernel(trace, charge, charge.lif, targets, None)
         # The graph of a drift leads to all but those synapses whose gradient is a function.
         with torch.enable_grad():
             drift = charge.drift(
@@ -234,12 +260,12 @@ class Recording:
                     for c, source in zip(charge.currents, sources, strict=True)
                 )
             )
-        self._check_rows(trace.name, drift)
-        features_last = any(s is not None and isinstance(s.module, nn.Linear) for s in sources)
-        neuron._fit_sigma(trace.name, drift, features_last)
+        if self.plain and drift.dtype in TYPES:
+            return self._step_by_kernel(trace, charge, None, targets, drift)
+        self._admit(trace, drift, targets)
         if charge.jumps and trace.calls and charge.state is not None and charge.state.requires_grad:
             _warn_of_delayed_reset(trace.name)
-        call, trace.calls = trace.calls, trace.calls + 1
+        call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, drift.dim()
         noise = self._draw(trace, call, drift.shape, drift.dtype)
         membrane = perturb(drift.detach(), neuron.sigma.detach(), noise)
         learn_sigma = neuron.sigma.requires_grad
@@ -247,11 +273,6 @@ class Recording:
         firing = None
         if self.conditional or record is not None:
             firing = _firing(neuron, charge, drift.detach(), membrane, noise.dtype)
-        targets = tuple(
-            Target(source, None if static else c.step, _whole(c).shape[0], c.gain)
-            for c, (source, static) in zip(charge.currents, found, strict=True)
-            if source is not None
-        )
         held = drift if drift.requires_grad else None
         event = Event([call], drift.shape, drift.dtype, None, targets, held)
         if firing is not None and self.pathwise and charge.carries:
@@ -273,6 +294,130 @@ class Recording:
             else:
                 trace.events.append(event)
         return membrane
+
+    @property
+    def plain(self) -> bool:
+        """Whether the kernels make each step's noise and weigh it, and it is never kept."""
+        return isinstance(self.noise, PhiloxNoise) and not (self.conditional or self.firing)
+
+    def _closed(self, charge: Charge, sources: list[Source | None]) -> bool:
+        """Whether a kernel can make the drift, too: all of its graph ends at known synapses."""
+        lif, state = charge.lif, charge.state
+        return (
+            self.plain
+            and lif is not None
+            and state is not None
+            and not lif.learns
+            and not state.requires_grad
+            and charge.currents[0].value.dtype in TYPES
+            and all(
+                source is not None or not c.value.requires_grad
+                for c, source in zip(charge.currents, sources, strict=True)
+            )
+        )
+
+    def _admit(self, trace: LayerTrace, like: Tensor, targets: tuple[Target, ...]) -> None:
+        """Checks a drift, (N, *), or a current of its shape."""
+        self._check_rows(trace.name, like)
+        features_last = any(isinstance(t.source.module, nn.Linear) for t in targets)
+        trace.neuron._fit_sigma(trace.name, like, features_last)
+
+    def _layer(self, trace: LayerTrace) -> Layer:
+        assert isinstance(self.noise, PhiloxNoise)
+        sigma, signs = trace.neuron.sigma.detach(), self.rule == "nit-s"
+        return Layer(self.noise, trace.number, len(self.traces), sigma, signs)
+
+    def _step_by_kernel(
+        self,
+        trace: LayerTrace,
+        charge: Charge,
+        lif: Lif | None,
+        targets: tuple[Target, ...],
+        drift: Tensor | None,
+    ) -> Tensor:
+        """One step whose noise is not kept; from the drift, or from what it consists of."""
+        neuron = trace.neuron
+        like = charge.currents[0].value if drift is None else drift
+        self._admit(trace, like, targets)
+        if charge.jumps and trace.calls and charge.state is not None and charge.state.requires_grad:
+            _warn_of_delayed_reset(trace.name)
+        call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, like.dim()
+        current, state = like.detach(), None
+        own = GIVEN if charge.lif is None else charge.lif
+        if drift is None:
+            assert charge.state is not None
+            first, *others = (c.value.detach() for c in charge.currents)
+            current, state = sum(others, first), charge.state
+            # SpikingJelly resets what is left behind by itself.
+            resets = own.dynamics.reset if own.dynamics.delayed else "none"
+            own = replace(own, dynamics=replace(own.dynamics, reset=resets))
+        else:
+            own = replace(GIVEN, dynamics=replace(GIVEN.dynamics, or_equal=own.dynamics.or_equal))
+        plane, slot = None, 0
+        if neuron in self.binary:
+            plane, slot = trace.train.room(like.shape, like.device)
+            trace.packed = Packed(plane, range(slot, slot + 1), like.shape)
+        spikes, membrane = self._layer(trace).run(
+            current.unsqueeze(0),
+            state,
+            own,
+            charge.threshold,
+            steps=1,
+            first_step=call,
+            bits=plane,
+            slot=slot,
+        )
+        if neuron in self.binary:
+            neuron._remember(membrane, spikes[0])
+        held = drift if drift is not None and drift.requires_grad else None
+        if targets or held is not None or neuron.sigma.requires_grad:
+            event = Event([call], like.shape, like.dtype, None, targets, held)
+            if not self.causal and trace.events and trace.events[-1].absorbs(event):
+                trace.events[-1].absorb(event)
+            else:
+                trace.events.append(event)
+        return membrane
+
+    def run(self, neuron: NoisyNeuron, sequence: Sequence) -> tuple[Tensor, Tensor] | None:
+        """See `nit_snn.neurons.base.Recorder`."""
+        x, lif = sequence.current, sequence.lif
+        if (
+            not isinstance(self.noise, PhiloxNoise)
+            or self.pathwise
+            or self.firing
+            or not neuron.noise
+            or lif.learns
+            or sequence.state.requires_grad
+            or x.dtype not in ({torch.float32} if self.conditional else TYPES)
+            or neuron not in self.binary
+        ):
+            return None
+        trace, steps = self.traces[neuron], len(x)
+        source, static = Source.of(x)
+        targets = () if source is None else (Target(source, None, steps, lif.gain),)
+        self._admit(trace, x[0], targets)
+        call, trace.calls, trace.dimensions = trace.calls, trace.calls + steps, x.dim() - 1
+        current = (x[:1] if static else x).detach()
+        room = bits.empty(steps, x.shape[1:], x.device)
+        spikes, last = self._layer(trace).run(
+            current,
+            sequence.state,
+            lif,
+            sequence.threshold,
+            steps=steps,
+            first_step=call,
+            bits=room,
+        )
+        trace.packed = Packed(room, range(steps), spikes.shape)
+        event = Event(list(range(call, call + steps)), x.shape[1:], x.dtype, None, targets, None)
+        event.sequence = True
+        if source is None and x.requires_grad:
+            event.drift, event.gain = x, lif.gain
+        if self.conditional:
+            event.past = Past(current, sequence.state, lif, sequence.threshold)
+        if targets or event.drift is not None or neuron.sigma.requires_grad:
+            trace.events.append(event)
+        return self.emit(neuron, spikes), last
 
     def _link(self, trace: LayerTrace, charge: Charge) -> Link | None:
         """To the call that left the membrane that this one starts from."""
@@ -299,7 +444,7 @@ class Recording:
         fast = [
             (c.value, c.gain)
             for c, source in zip(charge.currents, sources, strict=True)
-            if source is not None and source.activity.requires_grad
+            if source is not None and source.followed
         ]
         memory, link = None, None
         if self.through_time and event.carried is not None:
@@ -316,7 +461,7 @@ class Recording:
         source, _ = Source.of(current)
         if source is None:
             return current
-        if source.activity.requires_grad:  # its graph is a control variate's
+        if source.followed:  # its graph is a control variate's
             ledger = next(iter(self.firing.values())).ledger
             leaf: Tensor = Gate.apply(current, ledger)  # type: ignore[no-untyped-call]
         else:
@@ -331,10 +476,15 @@ class Recording:
 
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
-        firing = self.firing.get(neuron)
-        if firing is None:
-            return spikes
-        return firing.emit(spikes)
+        firing, trace = self.firing.get(neuron), self.traces[neuron]
+        if firing is not None:
+            return firing.emit(spikes)
+        packed, trace.packed = trace.packed, None
+        if packed is not None and packed.shape != spikes.shape:
+            packed = None  # a sequence that was made step by step
+        if neuron in self.binary:
+            Emitted.mark(spikes, trace.train, spikes.dim() > trace.dimensions, packed)
+        return spikes
 
     def check_steps(self, steps: int) -> None:
         """Causal credit needs a loss for each step.
@@ -373,6 +523,12 @@ class Recording:
             lengths: dict[Source, int] = {}
             arriving: dict[int, Tensor] = {}  # what later drifts ask of each call's membrane
             for event in reversed(trace.events) if self.pathwise else trace.events:
+                if event.sequence:
+                    total = self._sequence(trace, event, weight, estimate, measure)
+                    if total is not None:
+                        held = layer.get(total.shape)
+                        layer[total.shape] = total if held is None else held + total
+                    continue
                 own = self._weight(weight, trace.number, event.calls[0])
                 cotangent = self._cotangent(trace, event, own, control or {}, estimate)
                 if self.pathwise:
@@ -401,6 +557,51 @@ class Recording:
                 self._through(source, total, estimate)
             estimate.shares += layer.values()
         return estimate
+
+    def _sequence(
+        self, trace: LayerTrace, event: Event, weight: Tensor, estimate: Estimate, measure: bool
+    ) -> Tensor | None:
+        """Adds what a sequence of steps gives; the sum of its cotangents, (rows, *), if measured.
+
+        Chunk by chunk in time, so that what is unpacked and drawn again at once stays small.
+        """
+        layer, calls = self._layer(trace), range(event.calls[0], event.calls[-1] + 1)
+        if self.causal:
+            weight = torch.stack([self._weight(weight, trace.number, call) for call in calls])
+        else:
+            weight = self._weight(weight, trace.number, calls[0])
+        sigma = trace.neuron.sigma
+        if sigma.requires_grad:
+            moved = layer.sigma_total(weight, event.shape, event.calls, event.past)
+            estimate.add(sigma, moved.sum_to_size(sigma.shape) / sigma.detach())
+        target = next(iter(event.targets), None)
+        source, gain = (None, 1.0) if target is None else (target.source, target.gain)
+        total: Tensor | None = None
+        if source is None and event.drift is None and not measure:
+            return total
+        static = source is not None and source.static
+        for steps, cotangent in layer.cotangents(
+            weight,
+            event.shape,
+            calls,
+            gain=event.gain if target is None else gain,
+            summed=static,
+            # Whether an input counts as spikes is told from all of it.
+            whole=event.drift is not None or (layer.signs and not _is_packed(source)),
+            dtype=event.dtype,
+            past=event.past,
+        ):
+            if event.drift is not None:
+                if layer.signs:  # the graph that a direction is sent through has the gain in it
+                    cotangent = cotangent * event.gain
+                estimate.drifts.append(event.drift)
+                estimate.cotangents.append(cotangent.to(event.drift.dtype))
+            elif source is not None:
+                self._through(source, cotangent, estimate, None if static else steps)
+            if measure:
+                share = cotangent if static else cotangent.sum(0)
+                total = share if total is None else total + share
+        return total
 
     def _weight(self, weight: Tensor, layer: int, call: int) -> Tensor:
         """(rows,): what multiplies one call's score."""
@@ -437,8 +638,14 @@ class Recording:
         for source, total in totals.items():
             self._through(source, total, estimate)
 
-    def _through(self, source: Source, cotangent: Tensor, estimate: Estimate) -> None:
-        for pair in source.parameter_gradients(cotangent, self.rule == "nit-s"):
+    def _through(
+        self,
+        source: Source,
+        cotangent: Tensor,
+        estimate: Estimate,
+        steps: range | None = None,
+    ) -> None:
+        for pair in source.parameter_gradients(cotangent, self.rule == "nit-s", steps):
             estimate.add(*pair)
 
     def _cotangent(
@@ -452,6 +659,12 @@ class Recording:
         """A * score of an event's drift, (rows, *); the noise level's share goes to `estimate`."""
         neuron, sigma = trace.neuron, trace.neuron.sigma.detach()
         learns_sigma = neuron.sigma.requires_grad
+        if self.plain and event.scores is None:
+            layer = self._layer(trace)
+            if learns_sigma:
+                moved = layer.sigma_total(weight, event.shape, event.calls)
+                estimate.add(neuron.sigma, moved.sum_to_size(sigma.shape) / sigma)
+            return layer.cotangent(weight, event.shape, event.calls)
         total = self._scores_of(trace, event)
         if learns_sigma and total.sigma is not None:
             estimate.add(neuron.sigma, sigma_gradient(total.sigma, weight, sigma))
@@ -533,6 +746,10 @@ class Recording:
                 "every noisy layer must see the same replicas * batch rows."
             )
         self.rows = rows
+
+
+def _is_packed(source: Source | None) -> bool:
+    return source is not None and isinstance(source.activity, Packed)
 
 
 def _whole(current: Current) -> Tensor:

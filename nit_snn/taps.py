@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .control import leads_to_spikes_alone
+from .emitted import Emitted, Packed
 from .errors import RecordingError
 from .expansion import Expansion, Mark, repeats_over_time, reshaped_from
 from .rules import presynaptic_sign
@@ -34,7 +35,8 @@ class Source:
         module: The layer.
         gradient: Its gradient function.
         parameters: What its parameters were in the call.
-        activity: What went in: one time slice of it if it is the same at all steps.
+        activity: What went in: one time slice of it if it is the same at all steps; as bits if a
+            noisy neuron emitted it.
         version: autograd's version counter of `activity` then.
         output_shape: What came out for it, one time slice likewise.
         static: Whether input and output are the same at all steps of their first dimension.
@@ -44,10 +46,15 @@ class Source:
     module: nn.Module
     gradient: SynapseGradient
     parameters: Mapping[str, Tensor | None]
-    activity: Tensor
+    activity: Tensor | Packed
     version: int
     output_shape: torch.Size
     static: bool
+
+    @property
+    def followed(self) -> bool:
+        """Whether the activity has a graph of its own: a control variate's."""
+        return isinstance(self.activity, Tensor) and self.activity.requires_grad
 
     @staticmethod
     def of(current: Tensor) -> tuple[Source | None, bool]:
@@ -64,35 +71,53 @@ class Source:
         return source, source is not None
 
     def parameter_gradients(
-        self, cotangent: Tensor, signed: bool = False
+        self, cotangent: Tensor, signed: bool = False, steps: range | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Gradients of the layer's trainable parameters.
 
         Args:
             cotangent: That of the output; of a static one, for each step or summed over them.
             signed: Take the sign of the presynaptic activity (NIT-S).
+            steps: The cotangent is that of these slices of the output alone.
 
         Raises:
             RecordingError: The input was changed in place since.
         """
-        if self.activity._version != self.version:
-            raise RecordingError(
-                f"The input of {self.name} was changed in place after {self.name} had used it. "
-                "Clone it before writing to it."
-            )
-        if cotangent.numel() != self.output_shape.numel():
-            cotangent = cotangent.reshape(-1, *self.output_shape).sum(0)
-        cotangent = cotangent.reshape(self.output_shape)
-        activity, expansion = self.activity, Expansion.of(self.activity)
-        if expansion is not None:
-            activity, cotangent = expansion.once(activity), expansion.fold(cotangent)
-        activity = activity.detach()
-        if signed:
-            activity = presynaptic_sign(activity)
+        shape = self.output_shape
+        if steps is not None:
+            shape = torch.Size([len(steps), *shape[1:]])
+        elif cotangent.numel() != shape.numel():
+            cotangent = cotangent.reshape(-1, *shape).sum(0)
+        cotangent = cotangent.reshape(shape)
+        if isinstance(self.activity, Packed):
+            packed = self.activity if steps is None else self.activity.part(steps)
+            activity = packed.unpack(cotangent.dtype)
+            if signed:
+                activity = activity.mul_(2).sub_(1)
+        else:
+            activity, cotangent = self._kept(self.activity, cotangent, steps)
+            if signed:
+                activity = presynaptic_sign(activity)
         for name, gradient in self.gradient(self.module, activity, cotangent).items():
             parameter = self.parameters[name]
             if parameter is not None and parameter.requires_grad:
                 yield parameter, gradient
+
+    def _kept(
+        self, activity: Tensor, cotangent: Tensor, steps: range | None
+    ) -> tuple[Tensor, Tensor]:
+        """An activity that was kept as it was, and the cotangent for it; replicas once."""
+        if activity._version != self.version:
+            raise RecordingError(
+                f"The input of {self.name} was changed in place after {self.name} had used it. "
+                "Clone it before writing to it."
+            )
+        expansion = Expansion.of(activity)
+        if steps is not None:
+            activity = activity[steps.start : steps.stop]
+        if expansion is not None:
+            activity, cotangent = expansion.once(activity), expansion.fold(cotangent)
+        return activity.detach(), cotangent
 
 
 @dataclass(eq=False)
@@ -183,7 +208,7 @@ class Tap:
             self.module,
             self._gradient,
             dict(self.module._parameters),
-            activity,
+            Emitted.pack(activity) or activity,
             activity._version,
             output.shape,
             static,
@@ -207,7 +232,12 @@ def _marked(tensor: Tensor) -> Source | None:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """Some values, to notice writes that autograd does not: through `.data` or NumPy."""
+    """Some values, to notice writes that autograd does not: through `.data` or NumPy.
+
+    On a GPU it would have to be waited for, so none.
+    """
+    if tensor.device.type != "cpu":
+        return torch.empty(0)
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()[:1].flatten()
     return flat[:: max(1, flat.numel() // _SAMPLE)].clone()
 

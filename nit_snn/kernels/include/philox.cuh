@@ -1,0 +1,90 @@
+// Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) and what is
+// made of it: the normal noise of four neighbouring neurons at one step of one row.
+#pragma once
+#include "platform.cuh"
+
+struct Quad {
+    u32 x[4];
+};
+
+NIT_FN Quad philox(Quad counter, u32 k0, u32 k1) {
+    for (int round = 0; round < 10; ++round) {
+        u32 high0 = high_product(0xD2511F53u, counter.x[0]), low0 = 0xD2511F53u * counter.x[0];
+        u32 high1 = high_product(0xCD9E8D57u, counter.x[2]), low1 = 0xCD9E8D57u * counter.x[2];
+        counter.x[0] = high1 ^ counter.x[1] ^ k0;
+        counter.x[1] = low1;
+        counter.x[2] = high0 ^ counter.x[3] ^ k1;
+        counter.x[3] = low0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return counter;
+}
+
+// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection on 64 bits.
+NIT_FN u64 mix64(u64 x) {
+    x += 0x9E3779B97F4A7C15ull;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+    return x ^ (x >> 31);
+}
+
+// Box and Muller's transform of two words.
+NIT_FN void two_normals(u32 a, u32 b, float *out) {
+    const float unit = 2.3283064365386963e-10f;  // 2^-32
+    float u = fmaf((float)a, unit, 0.5f * unit);  // in (0, 1]
+    float radius = sqrtf(-2.0f * logf(u));
+    float sine, cosine;
+    sine_and_cosine_of_pi((float)b * (2.0f * unit), &sine, &cosine);
+    out[0] = radius * cosine;
+    out[1] = radius * sine;
+}
+
+// Whose noise is meant. Every call of every layer in every pass has numbers of its own.
+struct Stream {
+    u64 seed;
+    const i64 *pass;  // in device memory, so that a replayed graph draws anew
+    int layer;
+    int layers;    // with noise in one layer at a time, how many there are; else 0
+    int replicas;  // C; rows are replica-major
+    int antithetic;
+};
+
+// A kernel's own arguments are plain numbers and addresses, the only ones that every launcher knows.
+#define STREAM_PARAMETERS                                                                      \
+    u64 seed, const i64 *pass, int layer, int layers, int replicas, int antithetic
+#define STREAM {seed, pass, layer, layers, replicas, antithetic}
+
+struct Row {
+    u32 k0, k1;
+    u32 sample, replica;
+    u32 layer;
+    float sign;  // -1 for the second half of antithetic replicas, 0 where there is no noise
+};
+
+NIT_FN Row noise_of_row(Stream stream, i64 row, i64 rows) {
+    u64 key = mix64(mix64(stream.seed) ^ (u64)*stream.pass);
+    i64 samples = rows / stream.replicas;
+    Row found;
+    found.k0 = (u32)key;
+    found.k1 = (u32)(key >> 32);
+    found.sample = (u32)(row % samples);
+    found.replica = (u32)(row / samples);
+    found.layer = (u32)stream.layer;
+    found.sign = 1.0f;
+    if (stream.layers && (int)(found.replica % stream.layers) != stream.layer) found.sign = 0.0f;
+    if (stream.antithetic && (int)found.replica >= stream.replicas / 2) {
+        found.replica -= stream.replicas / 2;
+        found.sign = -found.sign;
+    }
+    return found;
+}
+
+// eps of neurons 4 * quad to 4 * quad + 3 at one step.
+NIT_FN void noise(Row row, u32 quad, u32 step, float *eps) {
+    Quad counter = {{quad, row.sample, step, row.layer << 16 | row.replica}};
+    Quad words = philox(counter, row.k0, row.k1);
+    two_normals(words.x[0], words.x[1], eps);
+    two_normals(words.x[2], words.x[3], eps + 2);
+    for (int j = 0; j < 4; ++j) eps[j] *= row.sign;
+}

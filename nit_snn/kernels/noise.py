@@ -1,0 +1,73 @@
+"""The noise of the kernels as a source of noise for a learner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .philox import Stream, signed
+from .weighted_score.op import weighted_score
+
+
+class PhiloxNoise:
+    """Standard normal noise that the kernels make where they need it, and can make again.
+
+    Args:
+        seed: Names the whole family of streams.
+        replicas: Number C of replicas per sample.
+        passes: Number of the pass, int64, of one element, on each device that has neurons.
+        antithetic: Replica c + C/2 gets minus the noise of replica c.
+        layerwise: Replica c gets noise in layer `c % layers` only, and zeros elsewhere.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        replicas: int,
+        passes: dict[torch.device, Tensor],
+        antithetic: bool = False,
+        layerwise: bool = False,
+    ) -> None:
+        self.seed = seed
+        self.replicas = replicas
+        self.passes = passes
+        self.antithetic = antithetic
+        self.layerwise = layerwise
+
+    def stream(self, device: torch.device, layer: int, layers: int) -> Stream:
+        """The noise of one layer in this pass."""
+        return Stream(
+            signed(self.seed),
+            self.passes[device],
+            layer,
+            layers if self.layerwise else 0,
+            self.replicas,
+            self.antithetic,
+        )
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        *,
+        index: int,
+        layer: int,
+        call: int,
+        layers: int,
+    ) -> Tensor:
+        """See `nit_snn.noise.ReplicaNoise.draw`; the number of the pass is the device's own."""
+        device = torch.device(device)
+        one = torch.ones(1, device=device)
+        drawn, _ = weighted_score(
+            one.expand(shape[0]),
+            one,
+            **vars(self.stream(device, layer, layers)),
+            inner=math.prod(shape[1:]),
+            steps=1,
+            first_step=call,
+        )
+        return drawn.view(shape).to(torch.float64 if dtype == torch.float64 else torch.float32)

@@ -1,0 +1,169 @@
+"""A learner on the kernels' route gives what it gives on the slow one from the same noise.
+
+The kernels' models in torch stand in for them here (NIT_SNN_BACKEND=reference); that the kernels
+do as their models is tested kernel by kernel. On the slow route the same noise is drawn as a
+tensor and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import snntorch as snn
+import torch
+from conftest import SnnTorchNet, SpikingJellyNet
+from spikingjelly.activation_based import layer, neuron
+from torch import Tensor, nn
+
+from nit_snn import NITLearner, swap_neurons
+from nit_snn.recording import Recording
+
+
+class Convolution(nn.Module):
+    """A convolution, a batch norm and a dense layer, in one sequence."""
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        middle = [layer.BatchNorm2d(3).eval()] if norm else []
+        self.body = nn.Sequential(
+            layer.Conv2d(1, 3, 3), *middle, neuron.LIFNode(), layer.Flatten(), layer.Linear(108, 4)
+        )
+        self.body.append(neuron.LIFNode())
+        for module in self.body:
+            module.step_mode = "m"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.view(-1, 1, 8, 8).expand(7, -1, 1, 8, 8).contiguous()).sum(0)
+
+
+class Every(nn.Module):
+    """One hidden layer of any snnTorch neuron, step by step."""
+
+    def __init__(self, hidden: nn.Module, states: int) -> None:
+        super().__init__()
+        self.fc1, self.hidden, self.fc2 = nn.Linear(4, 6), hidden, nn.Linear(6, 3)
+        self.states = states
+
+    def forward(self, x: Tensor) -> Tensor:
+        initial = self.hidden.reset_mem()
+        states = list(initial) if isinstance(initial, tuple) else [initial]
+        total = torch.zeros(())
+        for _ in range(4):
+            spikes, *states = self.hidden(self.fc1(x), *states)
+            total = total + self.fc2(spikes)
+        return total
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "snntorch zero": lambda: SnnTorchNet("zero", steps=10),
+    "snntorch subtract": lambda: SnnTorchNet("subtract"),
+    "snntorch none": lambda: SnnTorchNet("none"),
+    "snntorch no delay": lambda: SnnTorchNet("zero", reset_delay=False),
+    "snntorch inhibition": lambda: SnnTorchNet("zero", inhibition=True),
+    "snntorch learned beta": lambda: SnnTorchNet("zero", learn_beta=True),
+    "lapicque": lambda: Every(snn.Lapicque(beta=0.8, reset_mechanism="zero"), 1),
+    "synaptic": lambda: Every(snn.Synaptic(alpha=0.6, beta=0.8), 2),
+    "alpha": lambda: Every(snn.Alpha(alpha=0.8, beta=0.6), 3),
+    "rleaky": lambda: Every(snn.RLeaky(beta=0.8, linear_features=6, reset_mechanism="zero"), 2),
+    "rsynaptic": lambda: Every(snn.RSynaptic(alpha=0.6, beta=0.8, linear_features=6), 3),
+    "lif sequence": lambda: SpikingJellyNet(steps=12),
+    "lif soft": lambda: SpikingJellyNet(steps=4, v_reset=None, decay_input=False),
+    "lif high reset": lambda: SpikingJellyNet(steps=4, v_reset=-0.3),
+    "lif step by step": lambda: SpikingJellyNet(steps=4, mode="s"),
+    "if": lambda: SpikingJellyNet(neuron.IFNode, steps=4),
+    "plif": lambda: SpikingJellyNet(neuron.ParametricLIFNode, steps=4),
+    "convolution": Convolution,
+    "convolution, norm": lambda: Convolution(norm=True),
+}
+
+
+def inputs(net: nn.Module) -> Tensor:
+    return torch.randn(5, 64) if isinstance(net, Convolution) else torch.randn(5, 4)
+
+
+def gradients(
+    name: str, monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: torch.dtype, **options: Any
+) -> dict[str, Tensor]:
+    """Two passes, so that the second one's noise is another; the gradient of both."""
+    monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
+    if not fast:
+        monkeypatch.setattr(Recording, "plain", False)
+        monkeypatch.setattr(Recording, "run", lambda self, neuron, sequence: None)
+    torch.manual_seed(0)
+    net = swap_neurons(NETWORKS[name](), sigma=0.7).to(dtype)
+    learner = NITLearner(net, **{"replicas": 8, "seed": 5, **options})
+    for _ in range(2):
+        with learner.record():
+            out = net(learner.expand(inputs(net).to(dtype)))
+        wrong = (out.float() - 1).square().sum(1).detach()
+        if options.get("causal"):
+            wrong = torch.stack([wrong * (t + 1) for t in range(_steps(net))])
+        learner.backward(wrong)
+    learner.close()
+    monkeypatch.undo()
+    return {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+
+
+def _steps(net: nn.Module) -> int:
+    return getattr(net, "steps", 4)
+
+
+def compare(
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype = torch.float32,
+    tolerance: float = 1e-5,
+    **options: Any,
+) -> None:
+    fast = gradients(name, monkeypatch, True, dtype, **options)
+    slow = gradients(name, monkeypatch, False, dtype, **options)
+    assert fast.keys() == slow.keys()
+    assert any(gradient.any() for gradient in fast.values())
+    for key, found in fast.items():
+        size = slow[key].float().norm()
+        assert (found.float() - slow[key].float()).norm() <= tolerance * size, key
+
+
+@pytest.mark.parametrize("rule", ["nit", "nit-s"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_neuron(name: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare(name, monkeypatch, rule=rule, learn_sigma=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("snntorch zero", torch.float16),
+        ("snntorch zero", torch.bfloat16),
+        ("lif sequence", torch.float16),
+        ("lif sequence", torch.bfloat16),
+        ("convolution", torch.float16),
+    ],
+)
+def test_half_precision(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel rounds a membrane once a step, torch after each operation: some spikes differ."""
+    compare(name, monkeypatch, dtype, tolerance=0.3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"conditional": True, "learn_sigma": True},
+        {"antithetic": True},
+        {"layerwise": True, "learn_sigma": True},
+        {"layerwise": True, "rule": "nit-s"},
+        {"causal": True, "learn_sigma": True},
+        {"learn_sigma": "shared"},
+        {"replicas": "auto", "replica_bounds": (8, 8)},
+        {"route": "general"},
+        {"baseline": "none"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["lapicque", "lif sequence", "convolution"])
+def test_every_option(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "convolution" and options.get("causal"):
+        pytest.skip("its losses are not made per step here")
+    compare(name, monkeypatch, **options)
