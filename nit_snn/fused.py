@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .emitted import Packed
 from .kernels.launch import REALS
+from .kernels.linear_gradient.op import linear_gradient
+from .kernels.linear_sign_gradient.op import linear_sign_gradient
 from .kernels.noise import PhiloxNoise
 from .kernels.noisy_lif.op import noisy_lif
 from .kernels.noisy_lif.reference import Dynamics
@@ -24,6 +27,8 @@ GIVEN = Lif(Dynamics(), decay=0.0, gain=1.0)
 TYPES = frozenset(REALS)
 #: How many numbers are drawn again at once; 128 MiB of float32.
 _AT_ONCE = 2**25
+#: Weights of a dense layer up to which its gradient comes straight from bits; a guess so far.
+_SMALL = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +185,39 @@ class Layer:
             for run in _runs(calls)
         ]
         return torch.stack(found).sum(0).view(inner)
+
+    def of_linear(
+        self, weight: Tensor, spikes: Packed, steps: range, outputs: int, gain: float | Tensor
+    ) -> Tensor | None:
+        """A dense layer's gradient straight from bits, (out, in + 1), the bias last; float32.
+
+        Under NIT-S bits are counted. Otherwise it is for small layers, where the noise is drawn
+        once more for each few hundred inputs; None says that a matrix product is better.
+
+        Args:
+            weight: A, (N,).
+            spikes: What went in, (T, N, in).
+            steps: Numbers of the noise's steps, counted from the layer's first call.
+            outputs: How many neurons it has.
+            gain: The factor of its output in the drift.
+        """
+        rows, inputs = spikes.shape[1], spikes.shape[2:].numel()
+        if not self.signs and outputs * inputs > _SMALL:
+            return None
+        what = {
+            "bits": spikes.bits.view(len(spikes.bits), rows, inputs),
+            "weight": weight,
+            **self._whose(),
+            "outputs": outputs,
+            "steps": len(steps),
+            "first_step": steps.start,
+            "slot": spikes.slots.start,
+        }
+        scale = levels(self._scale(gain), torch.Size([outputs]), self.sigma.device)
+        if self.signs:
+            found = linear_sign_gradient(**what)
+            return found * scale.unsqueeze(1) if isinstance(gain, Tensor) else found
+        return linear_gradient(scale=scale, **what)
 
     def _scale(self, gain: float | Tensor) -> float | Tensor:
         """A direction keeps its scale."""

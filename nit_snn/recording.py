@@ -579,6 +579,14 @@ class Recording:
         total: Tensor | None = None
         if source is None and event.drift is None and not measure:
             return total
+        if source is not None and not (measure or self.causal or event.past):
+            found = source.from_bits(
+                lambda spikes, outputs: layer.of_linear(weight, spikes, calls, outputs, gain)
+            )
+            if found is not None:
+                for pair in found:
+                    estimate.add(*pair)
+                return total
         static = source is not None and source.static
         for steps, cotangent in layer.cotangents(
             weight,

@@ -9,7 +9,7 @@ layer's own) leaves the output unmarked, and the general route does its work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from .errors import RecordingError
 from .expansion import Expansion, Mark, repeats_over_time, reshaped_from
 from .rules import presynaptic_sign
 from .synapses import SynapseGradient, gradient_function
+from .synapses.linear import linear_gradient
 
 _MARK = "_nit_source"
 _SAMPLE = 4096
@@ -102,6 +103,29 @@ class Source:
             parameter = self.parameters[name]
             if parameter is not None and parameter.requires_grad:
                 yield parameter, gradient
+
+    def from_bits(
+        self, gradient: Callable[[Packed, int], Tensor | None]
+    ) -> list[tuple[Tensor, Tensor]] | None:
+        """Gradients of a dense layer's parameters from a function of its spikes as bits.
+
+        Args:
+            gradient: From the spikes of a sequence, (T, N, in), and the number of outputs to
+                (out, in + 1), with the bias last; or None.
+
+        Returns:
+            None if the layer is another, or its input was not such spikes, or there is no gradient.
+        """
+        if self.gradient is not linear_gradient or not isinstance(self.activity, Packed):
+            return None
+        if len(self.activity.shape) != 3:
+            return None
+        found = gradient(self.activity, self.output_shape[-1])
+        if found is None:
+            return None
+        pairs = {"weight": found[:, :-1], "bias": found[:, -1]}
+        trained = ((self.parameters[name], g) for name, g in pairs.items())
+        return [(p, g) for p, g in trained if p is not None and p.requires_grad]
 
     def _kept(
         self, activity: Tensor, cotangent: Tensor, steps: range | None

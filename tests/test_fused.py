@@ -17,7 +17,7 @@ from conftest import SnnTorchNet, SpikingJellyNet
 from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
-from nit_snn import NITLearner, swap_neurons
+from nit_snn import NITLearner, fused, swap_neurons
 from nit_snn.recording import Recording
 
 
@@ -167,3 +167,70 @@ def test_every_option(name: str, options: dict[str, Any], monkeypatch: pytest.Mo
     if name == "convolution" and options.get("causal"):
         pytest.skip("its losses are not made per step here")
     compare(name, monkeypatch, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"rule": "nit-s"}, {"conditional": True}], ids=str)
+@pytest.mark.parametrize("small", [0, 2**16])
+@pytest.mark.parametrize("at_once", [1, 500, 2**25])
+@pytest.mark.parametrize("name", ["lif sequence", "convolution"])
+def test_chunks_of_time_and_gradients_from_bits(
+    name: str,
+    at_once: int,
+    small: int,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However the work is cut up, and whichever way a dense layer takes, the result is one."""
+    wanted = gradients(name, monkeypatch, False, torch.float32, **options)
+    monkeypatch.setattr(fused, "_AT_ONCE", at_once)
+    monkeypatch.setattr(fused, "_SMALL", small)
+    found = gradients(name, monkeypatch, True, torch.float32, **options)
+    for key, gradient in found.items():
+        assert (gradient - wanted[key]).norm() <= 1e-5 * wanted[key].norm(), key
+
+
+@pytest.mark.parametrize(
+    ("options", "small", "called"),
+    [
+        ({}, 2**16, ["linear_gradient"]),
+        ({}, 0, []),
+        ({"rule": "nit-s"}, 0, ["linear_sign_gradient"]),
+        ({"conditional": True}, 2**16, []),
+    ],
+)
+def test_which_dense_layers_take_their_gradient_from_bits(
+    options: dict[str, Any], small: int, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    for kernel in ("linear_gradient", "linear_sign_gradient"):
+        own = getattr(fused, kernel)
+
+        def spy(name: str = kernel, own: Any = own, **what: Any) -> Tensor:
+            seen.append(name)
+            return own(**what)
+
+        monkeypatch.setattr(fused, kernel, spy)
+    monkeypatch.setattr(fused, "_SMALL", small)
+    monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
+    learner = NITLearner(swap_neurons(SpikingJellyNet(steps=4)), replicas=4, **options)
+    with learner.record():
+        out = learner.net(learner.expand(torch.rand(3, 4)))
+    learner.backward(out.sum(1))
+    assert seen == called
+
+
+def test_nothing_is_kept_but_bits_and_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between record and backward, a sequence leaves a bit for each spike, and no noise."""
+    monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
+    net = SpikingJellyNet(steps=16)
+    learner = NITLearner(swap_neurons(net), replicas=4)
+    with learner.record():
+        net(learner.expand(torch.rand(5, 4)))
+    for trace in learner._recording.traces.values():
+        (event,) = trace.events
+        assert event.scores is None and event.drift is None and event.past is None
+        (target,) = event.targets
+        if target.source.name == "body.2":
+            assert target.source.activity.bits.nbytes == 16 // 8 * 20 * 6
+        else:
+            assert target.source.name == "body.0"

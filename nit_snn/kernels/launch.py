@@ -66,10 +66,15 @@ def parts(threads: int, most: int) -> int:
     return max(1, min(most, _ENOUGH // max(1, threads)))
 
 
-def dense(x: Tensor) -> Tensor:
-    """Contiguous float32, at an address that four numbers at once can be read from."""
-    x = x.float().contiguous()
+def placed(x: Tensor) -> Tensor:
+    """Contiguous, at an address that four numbers at once can be read from."""
+    x = x.contiguous()
     return x.clone() if x.data_ptr() % 16 else x
+
+
+def dense(x: Tensor) -> Tensor:
+    """The same in float32."""
+    return placed(x.float())
 
 
 def options(real: torch.dtype) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A layer's steps once more, for scores that depend on its spikes: `include/replay.cuh` in torch."""
+"""A layer's steps once more, for scores that depend on its spikes: `replay.cuh` in torch."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..launch import Launch, check_size, launch, levels, over, stream_arguments
+from ..launch import Launch, check_size, launch, levels, over, placed, stream_arguments
 from ..philox import Stream
 from .reference import RESETS, Dynamics
 from .reference import noisy_lif as reference
@@ -119,7 +119,7 @@ def launched(
     """The same by the kernel."""
     rows, inner = current.shape[1:]
     check_size(rows, inner)
-    current = current.contiguous()
+    current = placed(current)
     spikes = current.new_empty((steps, rows, inner))
     membranes = torch.empty_like(spikes) if wants_membranes else current.new_empty(0)
     last = current.new_empty((rows, inner))
@@ -136,7 +136,7 @@ def launched(
             block,
             [
                 current,
-                None if state is None else state.to(current.dtype).contiguous(),
+                None if state is None else placed(state.to(current.dtype)),
                 *(argument for p in parameters for argument in levels(p, inner)),
                 spikes,
                 membranes if wants_membranes else None,
