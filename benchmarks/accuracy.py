@@ -55,7 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "stbp-n": {**STBP, "sigma": 0.35},
     "nit": NIT,
     "nit-s": NITS,
-    "nit-s+": {**NIT, "sign_lr": 1e-3},
+    "nit-s+": {**NIT, "lr": 3e-3, "weight_decay": 0.1, "sigma": 0.3, "sign_lr": 1e-3},
 }
 
 
