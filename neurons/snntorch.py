@@ -19,7 +19,6 @@ require("snntorch", extra="snntorch")
 
 import snntorch as snn  # noqa: E402
 
-
 _ONES: MutableMapping[Tensor, tuple[int, bool]] = WeakTensorKeyDictionary()
 
 

@@ -23,6 +23,7 @@ from .firing import Firing
 from .fused import GIVEN, TYPES, Layer, Past
 from .kernels.noise import PhiloxNoise
 from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
+from .neurons.closed_form import noisy_step
 from .neurons.functional import perturb
 from .noise import Noise
 from .pathwise import Carried, Link, carried, gap, silent_mean, spike_scores, wandering
@@ -250,8 +251,11 @@ class Recording:
             for c, (source, static) in zip(charge.currents, found, strict=True)
             if source is not None
         )
-        if self._closed(charge, sources):
+        closed = self._closed(charge, sources)
+        if closed and self.plain:
             return self._step_by_kernel(trace, charge, charge.lif, targets, None)
+        if closed and not (self.conditional or self.firing):
+            return self._closed_step(trace, charge, targets)
         # The graph of a drift leads to all but those synapses whose gradient is a function.
         with torch.enable_grad():
             drift = charge.drift(
@@ -289,10 +293,7 @@ class Recording:
                 event.scores = conditional_scores(noise, firing, learn_sigma)
             elif self.store_noise:
                 event.scores = scores(noise, self.rule, learn_sigma)
-            if not self.causal and trace.events and trace.events[-1].absorbs(event):
-                trace.events[-1].absorb(event)
-            else:
-                trace.events.append(event)
+            self._add(trace, event)
         return membrane
 
     @property
@@ -301,20 +302,49 @@ class Recording:
         return isinstance(self.noise, PhiloxNoise) and not (self.conditional or self.firing)
 
     def _closed(self, charge: Charge, sources: list[Source | None]) -> bool:
-        """Whether a kernel can make the drift, too: all of its graph ends at known synapses."""
+        """Whether the drift is its closed form alone: all of its graph ends at known synapses."""
         lif, state = charge.lif, charge.state
         return (
-            self.plain
-            and lif is not None
+            lif is not None
             and state is not None
             and not lif.learns
             and not state.requires_grad
-            and charge.currents[0].value.dtype in TYPES
+            and (not self.plain or charge.currents[0].value.dtype in TYPES)
             and all(
                 source is not None or not c.value.requires_grad
                 for c, source in zip(charge.currents, sources, strict=True)
             )
         )
+
+    def _closed_step(
+        self, trace: LayerTrace, charge: Charge, targets: tuple[Target, ...]
+    ) -> Tensor:
+        """One step of a membrane in closed form, by torch."""
+        neuron, lif, state = trace.neuron, charge.lif, charge.state
+        assert lif is not None and state is not None
+        first, *others = (c.value.detach() for c in charge.currents)
+        current = sum(others, first)
+        self._admit(trace, current, targets)
+        call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, current.dim()
+        noise = self._draw(trace, call, current.shape, current.dtype)
+        fired = neuron._spikes_of(state) if trace.calls > 1 else None
+        membrane, fires = noisy_step(
+            current, state, fired, lif, charge.threshold, neuron.sigma, noise
+        )
+        if neuron in self.binary:
+            neuron._remember(membrane, fires.to(membrane.dtype))
+        learn_sigma = neuron.sigma.requires_grad
+        if targets or learn_sigma:
+            kept = scores(noise, self.rule, learn_sigma) if self.store_noise else None
+            self._add(trace, Event([call], current.shape, current.dtype, kept, targets, None))
+        return membrane
+
+    def _add(self, trace: LayerTrace, event: Event) -> None:
+        """Keeps an event, with the one before it if they can be summed."""
+        if not self.causal and trace.events and trace.events[-1].absorbs(event):
+            trace.events[-1].absorb(event)
+        else:
+            trace.events.append(event)
 
     def _admit(self, trace: LayerTrace, like: Tensor, targets: tuple[Target, ...]) -> None:
         """Checks a drift, (N, *), or a current of its shape."""
@@ -371,11 +401,7 @@ class Recording:
             neuron._remember(membrane, spikes[0])
         held = drift if drift is not None and drift.requires_grad else None
         if targets or held is not None or neuron.sigma.requires_grad:
-            event = Event([call], like.shape, like.dtype, None, targets, held)
-            if not self.causal and trace.events and trace.events[-1].absorbs(event):
-                trace.events[-1].absorb(event)
-            else:
-                trace.events.append(event)
+            self._add(trace, Event([call], like.shape, like.dtype, None, targets, held))
         return membrane
 
     def run(self, neuron: NoisyNeuron, sequence: Sequence) -> tuple[Tensor, Tensor] | None:

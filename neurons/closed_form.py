@@ -1,0 +1,79 @@
+"""One noisy step of a membrane whose drift has a closed form, in as few passes as torch allows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..kernels.noisy_lif.reference import Dynamics
+from .base import Lif
+
+
+def noisy_step(
+    current: Tensor,
+    state: Tensor,
+    fired: Tensor | None,
+    lif: Lif,
+    threshold: float | Tensor,
+    sigma: float | Tensor,
+    noise: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`u = decay * (v - rest) + rest + gain * I + sigma * eps` with its resets (Eq. 7).
+
+    Args:
+        current: I, (N, *).
+        state: v, (N, *), what the step before left.
+        fired: Where it fired, zeros and ones in the current's type, if that is known.
+        lif: What the membrane does.
+        threshold: Where the neurons fire.
+        sigma: Noise level; a scalar, or broadcasting to (*), as all parameters.
+        noise: eps, (N, *).
+
+    Returns:
+        The membrane before it fires and where it fires (bool), both (N, *).
+    """
+    dynamics = lif.dynamics
+    reset = dynamics.reset if dynamics.delayed else "none"
+    level = number(threshold)
+    if fired is None or reset == "none":  # without a reset nobody asks
+        fired = state if reset == "none" else _fires(state, level, dynamics).to(current.dtype)
+    if reset == "hard":
+        apart = state - dynamics.v_reset if dynamics.v_reset else state
+        state = torch.addcmul(state, apart, fired, value=-1)
+    if dynamics.rest:
+        state = state - dynamics.rest
+    decay, gain = number(lif.decay), number(lif.gain)
+    if isinstance(gain, float) and gain == 1.0:
+        membrane = (
+            torch.add(current, state, alpha=decay)
+            if isinstance(decay, float)
+            else torch.addcmul(current, state, decay.to(current.dtype))
+        )
+    else:
+        membrane = add(current * gain, state, decay)
+    if dynamics.rest:
+        membrane += dynamics.rest
+    if reset == "soft":
+        add(membrane, fired, -level)
+    elif reset == "whole":
+        membrane.addcmul_(membrane, fired, value=-1)
+    add(membrane, noise.to(membrane.dtype), number(sigma))
+    return membrane, _fires(membrane, level, dynamics)
+
+
+def _fires(membrane: Tensor, threshold: float | Tensor, dynamics: Dynamics) -> Tensor:
+    return membrane >= threshold if dynamics.or_equal else membrane > threshold
+
+
+def add(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
+    """`x += factor * y`, in place."""
+    if isinstance(factor, Tensor):
+        return x.addcmul_(y, factor.to(x.dtype))
+    return x.add_(y, alpha=factor)
+
+
+def number(x: float | Tensor) -> float | Tensor:
+    """A parameter that is one number as a number, where it need not be waited for."""
+    if isinstance(x, Tensor) and x.numel() == 1 and x.device.type == "cpu":
+        return float(x)
+    return x.detach() if isinstance(x, Tensor) else float(x)
