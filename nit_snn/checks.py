@@ -94,6 +94,13 @@ def check_sampling(
         raise AttachError(f"causal=True goes with control='none' only, not {control_name!r}.")
 
 
+def check_noise(noise: str, sobol: bool) -> None:
+    if noise not in ("fresh", "table"):
+        raise AttachError(f"noise must be 'fresh' or 'table', got {noise!r}.")
+    if noise == "table" and sobol:
+        raise AttachError("sobol=True makes points of its own; it goes with noise='fresh' only.")
+
+
 def check_replica_bounds(bounds: tuple[int, int], target: float) -> None:
     low, high = bounds
     if not 2 <= low <= high or low & (low - 1) or high & (high - 1):

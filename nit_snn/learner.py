@@ -25,7 +25,7 @@ from .errors import (
 from .expansion import Expansion
 from .kernels.noise import PhiloxNoise
 from .neurons.base import NoisyNeuron, noisy_neurons
-from .noise import Noise, ReplicaNoise, SobolNoise
+from .noise import Noise, NoiseTable, ReplicaNoise, SobolNoise, TableNoise
 from .recording import Recording
 from .replicas import ReplicaController
 from .synapses import gradient_function
@@ -88,6 +88,9 @@ class NITLearner:
             after each step of any optimizer.
         weight_bounds: (smallest, largest) value of every other trainable parameter, likewise
             (the paper's projection on Omega); None leaves them free.
+        noise: "fresh" for each pass, or "table": read from a table that all passes share, which costs
+            a CPU next to nothing (see `nit_snn.noise.TableNoise`). Within a pass the noise is as
+            independent as ever, and the gradient as unbiased over the tables.
         seed: Names the noise of all passes; None takes one from torch's global generator.
         store_noise: Keep the noise until `backward` (faster), or draw it again from its seed
             (less memory). Both give the same gradient.
@@ -132,6 +135,7 @@ class NITLearner:
         learn_sigma: bool | str = False,
         sigma_bounds: tuple[float, float] = (0.05, 5.0),
         weight_bounds: tuple[float, float] | None = None,
+        noise: str = "fresh",
         seed: int | None = None,
         store_noise: bool = True,
         route: str = "auto",
@@ -151,6 +155,7 @@ class NITLearner:
         )
         if layerwise and replicas == "auto":
             raise AttachError("layerwise=True shares out a fixed number of replicas, not 'auto'.")
+        checks.check_noise(noise, sobol)
         checks.check_conditional(conditional, store_noise)
         checks.check_control(control, baseline, conditional)
         checks.check_learned_levels(learn_sigma, sigma_bounds)
@@ -172,6 +177,8 @@ class NITLearner:
         self.weight_bounds = weight_bounds
         self.store_noise = store_noise
         self.seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
+        self.noise = noise
+        self._table = NoiseTable(self.seed) if noise == "table" else None
         self.passes = 0
         self._counters: dict[torch.device, Tensor] = {}
         checks.check_neurons(net, self._neurons)
@@ -432,6 +439,8 @@ class NITLearner:
         state = {"seed": self.seed, "passes": passes, "rule": self.rule, **self._options()}
         if self._controller is not None:
             state["controller"] = self._controller.state_dict()
+        if self._table is not None:
+            state["table"] = self._table.blocks
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -441,6 +450,7 @@ class NITLearner:
             CheckpointError: An entry is missing, or its options differ from this learner's.
         """
         extra = set() if self._controller is None else {"controller"}
+        extra |= set() if self._table is None else {"table"}
         missing = {"seed", "passes", "rule", *extra, *self._options()} - set(state)
         if missing:
             raise CheckpointError(f"The learner's state lacks: {', '.join(sorted(missing))}.")
@@ -454,6 +464,9 @@ class NITLearner:
             raise CheckpointError(f"The saved learner had other options. {listed}.")
         self.seed, self.passes, self.rule = state["seed"], state["passes"], state["rule"]
         self._counters = {}
+        if self._table is not None:
+            self._table = NoiseTable(self.seed)
+            self._table.blocks = state["table"]
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
         self._drop()
@@ -474,6 +487,7 @@ class NITLearner:
             "conditional": self.conditional,
             "control": self.control,
             "learn_sigma": self.learn_sigma,
+            "noise": self.noise,
         }
 
     def _weights(self, losses: Tensor) -> Tensor:
@@ -505,7 +519,17 @@ class NITLearner:
         if self.sobol:
             return SobolNoise(self.seed, self.replicas, self._point_sets)
         devices = {neuron.sigma.device for neuron in self._neurons.values()}
-        if all(backend_of(device).name == "torch" for device in devices):
+        plain = all(backend_of(device).name == "torch" for device in devices)
+        if self._table is not None:
+            if not plain:
+                raise AttachError(
+                    "noise='table' is for torch's backend; the kernels draw noise faster than they "
+                    "could read it. Use noise='fresh'."
+                )
+            return TableNoise(
+                self._table, self.passes, self.replicas, self.antithetic, self.layerwise
+            )
+        if plain:
             return ReplicaNoise(self.seed, self.replicas, self.antithetic, self.layerwise)
         for device in devices:
             if device not in self._counters:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
+_BLOCK = 2**20
 
 
 class Noise(Protocol):
@@ -111,6 +112,120 @@ class ReplicaNoise:
         if device not in self._generators:
             self._generators[device] = torch.Generator(device)
         return self._generators[device]
+
+
+class NoiseTable:
+    """Standard normal numbers that many passes share, as evolution strategies do.
+
+    Drawing normal numbers is most of what a pass costs on a CPU; reading them from a table is
+    nearly free. (Salimans et al., "Evolution strategies as a scalable alternative to reinforcement
+    learning", 2017.)
+
+    Args:
+        seed: Names the numbers.
+        size: How many there are at first.
+    """
+
+    def __init__(self, seed: int, size: int = 2**24) -> None:
+        self.seed = seed
+        self._parts: dict[torch.device, Tensor] = {}
+        self.blocks = max(1, size // _BLOCK)
+
+    def values(self, device: torch.device) -> Tensor:
+        """All of it, (size,), float32."""
+        held = self._parts.get(device)
+        count = 0 if held is None else len(held) // _BLOCK
+        if held is None or count < self.blocks:
+            fresh = torch.empty((self.blocks - count, _BLOCK), device=device)
+            generator = torch.Generator(device)
+            for i, block in enumerate(fresh, count):
+                block.normal_(generator=generator.manual_seed(_stream_seed(_mix64(self.seed), i)))
+            flat = fresh.flatten()
+            held = self._parts[device] = flat if held is None else torch.cat([held, flat])
+        return held
+
+    def grow(self, count: int) -> None:
+        """Doubles it, or more if `count` new numbers would not fit."""
+        self.blocks += max(self.blocks, -(-count // _BLOCK))
+
+
+class TableNoise:
+    """The noise of one pass from a table, from a random place on.
+
+    No number is used twice in a pass, so within it the noise is as independent as fresh noise is,
+    and each pass's gradient has the same distribution over the tables. What is lost is
+    independence between passes: later ones use the same numbers in other places, a block of them
+    with another sign.
+
+    Args:
+        table: The numbers; it grows if a pass needs more than it has.
+        index: Number of the pass.
+        replicas: Number C of replicas per sample.
+        antithetic: Replica c + C/2 gets minus the noise of replica c.
+        layerwise: Replica c gets noise in layer `c % layers` only, and zeros elsewhere.
+    """
+
+    def __init__(
+        self,
+        table: NoiseTable,
+        index: int,
+        replicas: int,
+        antithetic: bool = False,
+        layerwise: bool = False,
+    ) -> None:
+        self.table = table
+        self.replicas = replicas
+        self.antithetic = antithetic
+        self.layerwise = layerwise
+        self._name = _mix64(_mix64(table.seed) ^ index)
+        size = table.blocks * _BLOCK
+        self._next = self._name % size
+        self._left = size
+        self._places: dict[tuple[int, int], list[tuple[int, int]]] = {}
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        *,
+        index: int,
+        layer: int,
+        call: int,
+        layers: int,
+    ) -> Tensor:
+        """See `ReplicaNoise.draw`; the index is that of the pass that this was made for."""
+        rows = shape[0] // self.replicas
+        drawn = self.replicas // 2 if self.antithetic else self.replicas
+        noisy = slice(layer, drawn, layers) if self.layerwise else slice(0, drawn)
+        count = len(range(drawn)[noisy]) * rows * math.prod(shape[1:])
+        place = self._place(layer, call, count)
+        values = self.table.values(torch.device(device))
+        pieces = [values[start:end] for start, end in place]
+        sign = -1 if _mix64(self._name + call * layers + layer) & 1 else 1
+        make = torch.zeros if self.layerwise else torch.empty
+        noise = make((self.replicas, rows, *shape[1:]), device=device)
+        found = (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).view(-1, rows, *shape[1:])
+        torch.mul(found, sign, out=noise[noisy])
+        if self.antithetic:
+            torch.neg(noise[:drawn], out=noise[drawn:])
+        return noise.flatten(0, 1).to(torch.float64 if dtype == torch.float64 else torch.float32)
+
+    def _place(self, layer: int, call: int, count: int) -> list[tuple[int, int]]:
+        """Where the noise of a call is: from, to; in two pieces over the end of the table."""
+        if (layer, call) not in self._places:
+            size = self.table.blocks * _BLOCK
+            if count > self._left:
+                self.table.grow(count)
+                self._next, self._left = size, self.table.blocks * _BLOCK - size
+                size = self.table.blocks * _BLOCK
+            end = self._next + count
+            beyond = max(0, end - size)
+            pieces = [(self._next, end - beyond), (0, beyond)]
+            self._places[layer, call] = [p for p in pieces if p[1] > p[0]]
+            self._next = beyond if beyond else end % size
+            self._left -= count
+        return self._places[layer, call]
 
 
 class SobolNoise:
