@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .distributed import ALONE, Ranks
+
 NAMES = ("leave-one-out", "batch-mean", "none")
 
 
@@ -52,7 +54,9 @@ def minimal_replicas(baseline: str, antithetic: bool) -> int:
     return 2 if antithetic else 1
 
 
-def advantages(losses: Tensor, baseline: str, sharing: Sharing = INDEPENDENT) -> Tensor:
+def advantages(
+    losses: Tensor, baseline: str, sharing: Sharing = INDEPENDENT, ranks: Ranks = ALONE
+) -> Tensor:
     """Losses minus their baselines.
 
     Args:
@@ -60,6 +64,8 @@ def advantages(losses: Tensor, baseline: str, sharing: Sharing = INDEPENDENT) ->
         baseline: "leave-one-out": the mean over the other replicas of the same sample.
             "batch-mean": the mean over all other rows of the batch. "none": zero.
         sharing: Whose noise depends on whose.
+        ranks: Who has other replicas of the same samples. Every process has to call this then,
+            and one number per sample is sent.
 
     Returns:
         (C, B).
@@ -76,12 +82,18 @@ def advantages(losses: Tensor, baseline: str, sharing: Sharing = INDEPENDENT) ->
         return losses
     if baseline not in NAMES:
         raise ValueError(f"baseline must be one of {NAMES}, got {baseline!r}.")
+    replicas = losses.shape[0] * ranks.sharers
+    totals = losses.sum(0)
+    if ranks.sharers > 1:
+        totals = ranks.sum(totals)
+    size = sharing.size(losses.shape[0])
     if baseline == "leave-one-out":
-        return losses - mean_of_others(losses, sharing)
-    others = losses.numel() - sharing.size(losses.shape[0])
+        others = replicas - size
+    else:
+        others, totals = replicas * losses.shape[1] - size, totals.sum()
     if others < 1:
         raise ValueError(_too_few(losses))
-    return losses - (losses.sum() - sharing.own(losses)) / others
+    return losses - (totals - sharing.own(losses)) / others
 
 
 def mean_of_others(values: Tensor, sharing: Sharing = INDEPENDENT) -> Tensor:

@@ -101,6 +101,18 @@ def check_noise(noise: str, sobol: bool) -> None:
         raise AttachError("sobol=True makes points of its own; it goes with noise='fresh' only.")
 
 
+def check_distributed(
+    distributed: str | None, replicas: int | str, control_name: str, sobol: bool
+) -> None:
+    if distributed is not None and replicas == "auto":
+        raise AttachError("replicas='auto' would choose differently in each process: set a number.")
+    if distributed == "replicas" and (control_name != "none" or sobol):
+        raise AttachError(
+            "control=... and sobol=True need all replicas of a sample in one process: share out "
+            "samples instead (distributed='samples')."
+        )
+
+
 def check_replica_bounds(bounds: tuple[int, int], target: float) -> None:
     low, high = bounds
     if not 2 <= low <= high or low & (low - 1) or high & (high - 1):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import baselines, checks, projection, rules
 from .backend import backend_of
 from .control import coefficients, collect, explained, explained_of_others, wandered
+from .distributed import Ranks, check_wrapper
 from .errors import (
     AttachError,
     BiasWarning,
@@ -88,9 +89,13 @@ class NITLearner:
             after each step of any optimizer.
         weight_bounds: (smallest, largest) value of every other trainable parameter, likewise
             (the paper's projection on Omega); None leaves them free.
-        noise: "fresh" for each pass, or "table": read from a table that all passes share, which costs
-            a CPU next to nothing (see `nit_snn.noise.TableNoise`). Within a pass the noise is as
-            independent as ever, and the gradient as unbiased over the tables.
+        noise: "fresh" for each pass, or "table": read from a table that all passes share, which
+            costs a CPU next to nothing (see `nit_snn.noise.TableNoise`). Within a pass the noise is
+            as independent as ever, and the gradient as unbiased over the tables.
+        distributed: Share out each sample's "replicas" over the processes of torch.distributed, all
+            of which see the same batch, or "samples", a batch for each (see
+            `nit_snn.distributed`); None for this process alone. The gradient that lands in
+            `.grad` is that of all.
         seed: Names the noise of all passes; None takes one from torch's global generator.
         store_noise: Keep the noise until `backward` (faster), or draw it again from its seed
             (less memory). Both give the same gradient.
@@ -136,6 +141,7 @@ class NITLearner:
         sigma_bounds: tuple[float, float] = (0.05, 5.0),
         weight_bounds: tuple[float, float] | None = None,
         noise: str = "fresh",
+        distributed: str | None = None,
         seed: int | None = None,
         store_noise: bool = True,
         route: str = "auto",
@@ -156,6 +162,9 @@ class NITLearner:
         if layerwise and replicas == "auto":
             raise AttachError("layerwise=True shares out a fixed number of replicas, not 'auto'.")
         checks.check_noise(noise, sobol)
+        checks.check_distributed(distributed, replicas, control, sobol)
+        check_wrapper(net)
+        self._ranks = Ranks.of(distributed)
         checks.check_conditional(conditional, store_noise)
         checks.check_control(control, baseline, conditional)
         checks.check_learned_levels(learn_sigma, sigma_bounds)
@@ -163,7 +172,8 @@ class NITLearner:
         self.net = net
         self.replica_bounds = replica_bounds
         self.target_snr = target_snr
-        self._replicas = 0 if isinstance(replicas, str) else replicas
+        unit = (2 if antithetic else 1) * (len(self._neurons) if layerwise else 1)
+        self._replicas = 0 if isinstance(replicas, str) else self._ranks.share(replicas, unit)
         self.conditional = conditional
         self.control = control
         self.rule = rule
@@ -177,6 +187,7 @@ class NITLearner:
         self.weight_bounds = weight_bounds
         self.store_noise = store_noise
         self.seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
+        self.seed = self._ranks.same_everywhere(self.seed, net)
         self.noise = noise
         self._table = NoiseTable(self.seed) if noise == "table" else None
         self.passes = 0
@@ -224,7 +235,7 @@ class NITLearner:
 
     @property
     def replicas(self) -> int:
-        """C, the number of replicas of the next batch."""
+        """C, the number of replicas of the next batch; of them, those of this process."""
         return self._replicas if self._controller is None else self._controller.current
 
     def project(self) -> None:
@@ -359,7 +370,7 @@ class NITLearner:
                 "Nothing was recorded. Run the network once inside `with learner.record():` "
                 "before each learner.backward(losses)."
             )
-        values = checks.checked_losses(losses, recording.rows, self.replicas, self.causal)
+        values = self._checked(losses, recording.rows)
         if self.causal:
             recording.check_steps(len(values))
         self._recording = None
@@ -370,34 +381,54 @@ class NITLearner:
             for neuron in self._neurons.values():
                 neuron.detach_state()  # what it carries on may hold the pass's graph
 
+    def _checked(self, losses: Any, rows: int) -> Tensor:
+        """The losses as a tensor; if they are bad in one process, all of them raise."""
+        error: Exception | None = None
+        values = torch.zeros(())
+        try:
+            values = checks.checked_losses(losses, rows, self.replicas, self.causal)
+        except LossError as found:
+            error = found
+        if self._ranks.size > 1:
+            device = next(iter(self._neurons.values())).sigma.device
+            bad = self._ranks.sum(torch.tensor(float(error is not None), device=device))
+            if bad and error is None:
+                raise LossError(f"{int(bad)} other processes have no usable losses.")
+        if error is not None:
+            raise error
+        return values
+
     def _learn(self, recording: Recording, values: Tensor) -> Tensor:
         """Writes the gradient, and returns the mean loss."""
         recording.pending = False
         control = self._control(recording, values) if recording.firing else {}
         weight = self._weights(values.detach())
+        rows = len(weight) * self._ranks.size
         for neuron, factors in control.items():
             record = recording.firing[neuron]
             weight = weight - explained(record, factors).to(weight)
             apart = wandered(record, self.replicas, self._sharing)
             if apart is not None:
-                weight = weight - apart.to(weight) / len(weight)
+                weight = weight - apart.to(weight) / rows
             baseline = explained_of_others(record, self.replicas, self._sharing)
             if baseline is not None:
-                weight = weight + baseline.to(weight) / len(weight)
+                weight = weight + baseline.to(weight) / rows
         estimate = recording.gather(weight, control, measure=self._controller is not None)
-        mean = values.sum() / max(1, values.shape[-1])
+        # This process's part of the mean over all rows.
+        mean = values.sum() / max(1, values.shape[-1] * self._ranks.size)
         recording.follow(estimate, mean)
         outputs, cotangents = estimate.outputs()
         if mean.requires_grad:
             outputs.append(mean)
             cotangents.append(torch.ones_like(mean))
-        if outputs:
-            torch.autograd.backward(outputs, cotangents)
+        with self._ranks.summing(list(self.parameters())):
+            if outputs:
+                torch.autograd.backward(outputs, cotangents)
         if self._controller is not None:
             split = (share.unflatten(0, (self.replicas, -1)) for share in estimate.shares)
             self._controller.update(recording.rows * share for share in split)
         self._warn_of_unreached()
-        return mean.detach()
+        return self._ranks.sum(mean.detach())
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the network that ask for a gradient, for an optimizer."""
@@ -478,7 +509,7 @@ class NITLearner:
 
     def _options(self) -> dict[str, Any]:
         return {
-            "replicas": self._replicas or "auto",
+            "replicas": self._replicas * self._ranks.sharers or "auto",
             "baseline": self.baseline,
             "antithetic": self.antithetic,
             "sobol": self.sobol,
@@ -497,14 +528,15 @@ class NITLearner:
         if self.causal:
             each = torch.stack([self._advantages(step) for step in losses])
             # The noise of step t is charged with the losses from t on.
-            return each.flip(0).cumsum(0).flip(0) / losses.shape[1]
-        return self._advantages(losses) / len(losses)
+            return each.flip(0).cumsum(0).flip(0) / (losses.shape[1] * self._ranks.size)
+        return self._advantages(losses) / (len(losses) * self._ranks.size)
 
     def _advantages(self, losses: Tensor) -> Tensor:
         # Layer-wise, only replicas with noise in the same layer are alike.
         alike = self.replicas // (len(self._neurons) if self.layerwise else 1)
         by_replica = losses.view(alike, -1)
-        return baselines.advantages(by_replica, self.baseline, self._sharing).flatten()
+        found = baselines.advantages(by_replica, self.baseline, self._sharing, self._ranks)
+        return found.flatten()
 
     @property
     def _sharing(self) -> baselines.Sharing:
@@ -518,6 +550,7 @@ class NITLearner:
     def _noise(self) -> Noise:
         if self.sobol:
             return SobolNoise(self.seed, self.replicas, self._point_sets)
+        options = (self.replicas, self.antithetic, self.layerwise, self._ranks)
         devices = {neuron.sigma.device for neuron in self._neurons.values()}
         plain = all(backend_of(device).name == "torch" for device in devices)
         if self._table is not None:
@@ -526,11 +559,10 @@ class NITLearner:
                     "noise='table' is for torch's backend; the kernels draw noise faster than they "
                     "could read it. Use noise='fresh'."
                 )
-            return TableNoise(
-                self._table, self.passes, self.replicas, self.antithetic, self.layerwise
-            )
+            return TableNoise(self._table, self.passes, *options)
+        seed = self._ranks.own_seed(self.seed)
         if plain:
-            return ReplicaNoise(self.seed, self.replicas, self.antithetic, self.layerwise)
+            return ReplicaNoise(seed, *options)
         for device in devices:
             if device not in self._counters:
                 count = torch.full((1,), self.passes, dtype=torch.int64, device=device)
@@ -538,9 +570,7 @@ class NITLearner:
             else:
                 # On the device, where a replayed CUDA graph counts on without Python.
                 self._counters[device].add_(1)
-        return PhiloxNoise(
-            self.seed, self.replicas, self._counters, self.antithetic, self.layerwise
-        )
+        return PhiloxNoise(seed, self._counters, *options)
 
     def _control(self, recording: Recording, losses: Tensor) -> dict[NoisyNeuron, list[Tensor]]:
         """Coefficients of the control variate over the number of rows, by layer and call.
@@ -554,7 +584,7 @@ class NITLearner:
         for neuron, record in recording.firing.items():
             if any(gradient is not None for gradient in record.ledger.gradients):
                 factors = coefficients(record, self.replicas, self._sharing)
-                control[neuron] = [c / losses.numel() for c in factors]
+                control[neuron] = [c / (losses.numel() * self._ranks.size) for c in factors]
         if losses.numel() and not control:
             self._controlled = set(self._neurons)  # another loss may read another layer
             raise LossError(

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .distributed import ALONE, Ranks
+
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 _BLOCK = 2**20
@@ -46,6 +48,7 @@ class ReplicaNoise:
         replicas: Number C of replicas per sample.
         antithetic: Replica c + C/2 gets minus the noise of replica c.
         layerwise: Replica c gets noise in layer `c % layers` only, and zeros elsewhere.
+        ranks: Who shares out the replicas; `replicas` are this process's then.
 
     Example:
         >>> source = ReplicaNoise(seed=0, replicas=2)
@@ -56,12 +59,18 @@ class ReplicaNoise:
     """
 
     def __init__(
-        self, seed: int, replicas: int, antithetic: bool = False, layerwise: bool = False
+        self,
+        seed: int,
+        replicas: int,
+        antithetic: bool = False,
+        layerwise: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.seed = seed
         self.replicas = replicas
         self.antithetic = antithetic
         self.layerwise = layerwise
+        self.ranks = ranks
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def draw(
@@ -100,8 +109,10 @@ class ReplicaNoise:
         generator = self._generator(device)
         drawn = self.replicas // 2 if self.antithetic else self.replicas
         base = _mix64(_mix64(self.seed) ^ index)
+        everywhere = self.replicas * self.ranks.sharers
+        first = (call * layers + layer) * everywhere + self.ranks.first(drawn)
         for replica in range(layer, drawn, layers) if self.layerwise else range(drawn):
-            stream = (call * layers + layer) * self.replicas + replica
+            stream = first + replica
             generator.manual_seed(_stream_seed(base, stream))
             noise[replica].normal_(generator=generator)
         if self.antithetic:
@@ -163,6 +174,7 @@ class TableNoise:
         replicas: Number C of replicas per sample.
         antithetic: Replica c + C/2 gets minus the noise of replica c.
         layerwise: Replica c gets noise in layer `c % layers` only, and zeros elsewhere.
+        ranks: Who shares out the replicas; `replicas` are this process's then.
     """
 
     def __init__(
@@ -172,8 +184,10 @@ class TableNoise:
         replicas: int,
         antithetic: bool = False,
         layerwise: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.table = table
+        self.ranks = ranks
         self.replicas = replicas
         self.antithetic = antithetic
         self.layerwise = layerwise
@@ -199,13 +213,15 @@ class TableNoise:
         drawn = self.replicas // 2 if self.antithetic else self.replicas
         noisy = slice(layer, drawn, layers) if self.layerwise else slice(0, drawn)
         count = len(range(drawn)[noisy]) * rows * math.prod(shape[1:])
-        place = self._place(layer, call, count)
+        place = self._place(layer, call, count * self.ranks.sharers)
         values = self.table.values(torch.device(device))
         pieces = [values[start:end] for start, end in place]
         sign = -1 if _mix64(self._name + call * layers + layer) & 1 else 1
         make = torch.zeros if self.layerwise else torch.empty
         noise = make((self.replicas, rows, *shape[1:]), device=device)
-        found = (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).view(-1, rows, *shape[1:])
+        whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        own = whole[self.ranks.first(count) :][:count]
+        found = own.view(-1, rows, *shape[1:])
         torch.mul(found, sign, out=noise[noisy])
         if self.antithetic:
             torch.neg(noise[:drawn], out=noise[drawn:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from host.linear import EDGES, Case, cases, with_bias
@@ -111,7 +112,7 @@ def test_more_than_31_bits_of_spikes() -> None:
     """One tile of them; nothing else of the memory is ever touched."""
     case = Case(rows=40, inputs=2**26, outputs=3, steps=3)
     tile = replace(case, inputs=256)
-    bits = torch.zeros((1, case.rows, case.inputs), dtype=torch.uint8)
+    bits = torch.from_numpy(np.zeros((1, case.rows, case.inputs), np.uint8))  # not yet in memory
     bits[..., :256] = tile.bits
 
     def run_one_tile(what: Launch) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 from host.linear import EDGES, Case, cases, with_bias
@@ -12,8 +16,10 @@ from torch import Tensor, nn
 
 from nit_snn import rules, synapses
 from nit_snn.kernels import tiles
+from nit_snn.kernels.launch import INCLUDE
 from nit_snn.kernels.linear_sign_gradient.op import launched, linear_sign_gradient
 from nit_snn.kernels.linear_sign_gradient.reference import linear_sign_gradient as reference
+from nit_snn.kernels.philox import normals
 
 STEPS = st.one_of(st.integers(1, 9), st.integers(23, 34), st.integers(60, 70))
 
@@ -97,3 +103,34 @@ def test_operator(case: Case) -> None:
     torch.library.opcheck(linear_sign_gradient, arguments, {**vars(case.stream), **case.scalars})
     found = linear_sign_gradient(*arguments, **vars(case.stream), **case.scalars)
     assert torch.equal(found, by_reference(case, case.weight))
+
+
+def test_sides_are_the_signs_of_the_noise(tmp_path: Path) -> None:
+    """For words all over, and for those where a sine, a cosine or the radius is zero."""
+    source, built = tmp_path / "sides.cpp", tmp_path / "sides.so"
+    source.write_text(
+        '#include "signs.cuh"\n'
+        'extern "C" void sides(u32 a, u32 b, float *out) { two_sides(a, b, out); }\n'
+    )
+    folders = [f"-I{INCLUDE}", f"-I{Path(__file__).parent / 'host'}"]
+    command = ["g++", "-std=c++17", "-DNIT_HOST", "-shared", "-fPIC", *folders, str(source)]
+    subprocess.run([*command, "-o", str(built)], check=True)
+    sides = ctypes.CDLL(str(built)).sides
+    sides.argtypes = [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p]
+
+    quarters = [q * 2**30 + d for q in range(5) for d in (-300, -130, -1, 0, 1, 130, 300)]
+    angles = [w for w in quarters if 0 <= w < 2**32] + [k * 2654435761 % 2**32 for k in range(999)]
+    radii = [0, 12345, 2**31, 2**32 - 257, 2**32 - 129, 2**32 - 128, 2**32 - 1]
+    a, b = (w.flatten() for w in torch.meshgrid(*map(torch.tensor, (radii, angles)), indexing="ij"))
+    found = torch.empty(len(a), 2)
+    for row, first, second in zip(found, a.tolist(), b.tolist(), strict=True):
+        sides(first, second, row.data_ptr())
+
+    zero = torch.zeros_like(a)
+    noise = normals([a, b, zero, zero])[:, :2]
+    angle = b.float() * 2.0**-31
+    nothing = torch.stack([(angle % 1) == 0.5, (angle % 1) == 0], -1)  # zero but for pi's rounding
+    nothing |= (a.float() == 2.0**32)[:, None]
+    assert not found[nothing].any()
+    assert torch.equal(found[~nothing].sign(), noise[~nothing].sign())
+    assert int(nothing.sum()) > 100

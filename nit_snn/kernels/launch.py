@@ -100,6 +100,7 @@ def stream_arguments(stream: Stream) -> list[Argument]:
         np.int32(stream.layers),
         np.int32(stream.replicas),
         np.int32(stream.antithetic),
+        np.int32(stream.first_replica),
     ]
 
 

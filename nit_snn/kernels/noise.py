@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..distributed import ALONE, Ranks
 from .philox import Stream, signed
 from .weighted_score.op import weighted_score
 
@@ -17,25 +18,28 @@ class PhiloxNoise:
 
     Args:
         seed: Names the whole family of streams.
-        replicas: Number C of replicas per sample.
         passes: Number of the pass, int64, of one element, on each device that has neurons.
+        replicas: Number C of replicas per sample.
         antithetic: Replica c + C/2 gets minus the noise of replica c.
         layerwise: Replica c gets noise in layer `c % layers` only, and zeros elsewhere.
+        ranks: Who shares out the replicas; `replicas` are this process's then.
     """
 
     def __init__(
         self,
         seed: int,
-        replicas: int,
         passes: dict[torch.device, Tensor],
+        replicas: int,
         antithetic: bool = False,
         layerwise: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.seed = seed
         self.replicas = replicas
         self.passes = passes
         self.antithetic = antithetic
         self.layerwise = layerwise
+        self.first = ranks.first(replicas // 2 if antithetic else replicas)
 
     def stream(self, device: torch.device, layer: int, layers: int) -> Stream:
         """The noise of one layer in this pass."""
@@ -46,6 +50,7 @@ class PhiloxNoise:
             layers if self.layerwise else 0,
             self.replicas,
             self.antithetic,
+            self.first,
         )
 
     def draw(

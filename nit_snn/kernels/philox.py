@@ -34,6 +34,8 @@ class Stream:
         layers: With noise in one layer at a time the number of layers, else 0.
         replicas: C, below 2^16; rows are replica-major.
         antithetic: Replica c + C/2 gets minus the noise of replica c.
+        first_replica: Where these replicas, or the first half of antithetic ones, begin among those
+            of all processes.
     """
 
     seed: int
@@ -42,6 +44,7 @@ class Stream:
     layers: int = 0
     replicas: int = 1
     antithetic: bool = False
+    first_replica: int = 0
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
@@ -123,7 +126,7 @@ def whose(stream: Stream, rows: int) -> tuple[Tensor, Tensor]:
         half = stream.replicas // 2
         sign = torch.where(replica >= half, -sign, sign)
         replica = replica % half
-    return replica, sign
+    return replica + stream.first_replica, sign
 
 
 def signed(seed: int) -> int:

@@ -48,12 +48,14 @@ struct Stream {
     int layers;    // with noise in one layer at a time, how many there are; else 0
     int replicas;  // C; rows are replica-major
     int antithetic;
+    int first_replica;  // where this process's replicas begin among those of all
 };
 
 // A kernel's own arguments are plain numbers and addresses, the only ones that every launcher knows.
 #define STREAM_PARAMETERS                                                                      \
-    u64 seed, const i64 *pass, int layer, int layers, int replicas, int antithetic
-#define STREAM {seed, pass, layer, layers, replicas, antithetic}
+    u64 seed, const i64 *pass, int layer, int layers, int replicas, int antithetic,            \
+        int first_replica
+#define STREAM {seed, pass, layer, layers, replicas, antithetic, first_replica}
 
 struct Row {
     u32 k0, k1;
@@ -77,6 +79,7 @@ NIT_FN Row noise_of_row(Stream stream, i64 row, i64 rows) {
         found.replica -= stream.replicas / 2;
         found.sign = -found.sign;
     }
+    found.replica += (u32)stream.first_replica;
     return found;
 }
 

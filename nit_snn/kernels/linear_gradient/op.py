@@ -28,9 +28,10 @@ def linear_gradient(
     steps: int,
     first_step: int,
     slot: int = 0,
+    first_replica: int = 0,
 ) -> Tensor:
     """See `reference.linear_gradient`."""
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic)
+    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
     return reference(bits, weight, scale, stream, outputs, steps, first_step, slot)
 
 
@@ -49,6 +50,7 @@ def _fake(
     steps: int,
     first_step: int,
     slot: int = 0,
+    first_replica: int = 0,
 ) -> Tensor:
     return weight.new_empty((outputs, bits.shape[2] + 1), dtype=torch.float32)
 
@@ -68,6 +70,7 @@ def launched(
     steps: int,
     first_step: int,
     slot: int = 0,
+    first_replica: int = 0,
     launch: Callable[[Launch], None] = launch,
 ) -> Tensor:
     """The same by the kernel."""
@@ -76,7 +79,7 @@ def launched(
         bits,
         weight,
         levels(scale.float().contiguous(), outputs),
-        Stream(seed, passes, layer, layers, replicas, antithetic),
+        Stream(seed, passes, layer, layers, replicas, antithetic, first_replica),
         steps,  # a unit is one
         outputs,
         steps,

@@ -27,9 +27,10 @@ def linear_sign_gradient(
     steps: int,
     first_step: int,
     slot: int = 0,
+    first_replica: int = 0,
 ) -> Tensor:
     """See `reference.linear_sign_gradient`."""
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic)
+    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
     return reference(bits, weight, stream, outputs, steps, first_step, slot)
 
 
@@ -47,6 +48,7 @@ def _fake(
     steps: int,
     first_step: int,
     slot: int = 0,
+    first_replica: int = 0,
 ) -> Tensor:
     return weight.new_empty((outputs, bits.shape[2] + 1), dtype=torch.float32)
 
@@ -65,6 +67,7 @@ def launched(
     steps: int,
     first_step: int,
     slot: int = 0,
+    first_replica: int = 0,
     launch: Callable[[Launch], None] = launch,
 ) -> Tensor:
     """The same by the kernel."""
@@ -73,7 +76,7 @@ def launched(
         bits,
         weight,
         (),
-        Stream(seed, passes, layer, layers, replicas, antithetic),
+        Stream(seed, passes, layer, layers, replicas, antithetic, first_replica),
         -(-(slot % 8 + steps) // 32) if steps else 0,  # a unit is a word
         outputs,
         steps,

@@ -38,6 +38,7 @@ def noisy_lif(
     first_step: int,
     slot: int,
     wants_membranes: bool,
+    first_replica: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.noisy_lif`; without `wants_membranes` these come empty."""
     spikes, membranes, last = reference(
@@ -49,7 +50,7 @@ def noisy_lif(
         threshold,
         sigma,
         Dynamics(rest, v_reset, reset, delayed, or_equal),
-        Stream(seed, passes, layer, layers, replicas, antithetic),
+        Stream(seed, passes, layer, layers, replicas, antithetic, first_replica),
         steps,
         first_step,
         slot,
@@ -81,6 +82,7 @@ def _fake(
     first_step: int,
     slot: int,
     wants_membranes: bool,
+    first_replica: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     made = (steps, *current.shape[1:])
     return (
@@ -114,6 +116,7 @@ def launched(
     first_step: int,
     slot: int,
     wants_membranes: bool,
+    first_replica: int = 0,
     launch: Callable[[Launch], None] = launch,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same by the kernel."""
@@ -126,6 +129,7 @@ def launched(
     if not spikes.numel():
         return spikes, membranes, last
     parameters = (p.float().contiguous() for p in (decay, gain, threshold, sigma))
+    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
     grid, block = over(rows * (-(-inner // 4)))
     launch(
         Launch(
@@ -147,7 +151,7 @@ def launched(
                 np.int32(RESETS.index(reset)),
                 np.int32(delayed),
                 np.int32(or_equal),
-                *stream_arguments(Stream(seed, passes, layer, layers, replicas, antithetic)),
+                *stream_arguments(stream),
                 np.int64(rows * inner if len(current) == steps else 0),
                 np.int64(steps),
                 np.int64(rows),

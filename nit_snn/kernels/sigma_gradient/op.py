@@ -38,6 +38,7 @@ def sigma_gradient(
     reset: str = "none",
     delayed: bool = False,
     or_equal: bool = False,
+    first_replica: int = 0,
 ) -> Tensor:
     """See `reference.sigma_gradient`; with a `current`, it is conditioned on the spikes.
 
@@ -48,7 +49,7 @@ def sigma_gradient(
     """
     dynamics = Dynamics(rest, v_reset, reset, delayed, or_equal)
     replay = replay_of(current, state, decay, gain, threshold, sigma, dynamics)
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic)
+    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
     return reference(weight, stream, inner, steps, first_step, replay)
 
 
@@ -75,6 +76,7 @@ def _fake(
     reset: str = "none",
     delayed: bool = False,
     or_equal: bool = False,
+    first_replica: int = 0,
 ) -> Tensor:
     return weight.new_empty(inner, dtype=torch.float32)
 
@@ -102,12 +104,13 @@ def launched(
     reset: str = "none",
     delayed: bool = False,
     or_equal: bool = False,
+    first_replica: int = 0,
     launch: Callable[[Launch], None] = launch,
 ) -> Tensor:
     """The same by the kernel, which leaves the parts' sums to be added up in their order."""
     dynamics = Dynamics(rest, v_reset, reset, delayed, or_equal)
     replay = replay_of(current, state, decay, gain, threshold, sigma, dynamics)
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic)
+    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
     rows = weight.shape[-1]
     check_size(rows, inner)
     weight = weight.float().contiguous()

@@ -45,6 +45,7 @@ def weighted_score(
     reset: str = "none",
     delayed: bool = False,
     or_equal: bool = False,
+    first_replica: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """See `reference.weighted_score`; with a `current`, the scores are conditioned on the spikes.
 
@@ -56,7 +57,7 @@ def weighted_score(
     """
     dynamics = Dynamics(rest, v_reset, reset, delayed, or_equal)
     replay = replay_of(current, state, decay, gain, threshold, sigma, dynamics)
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic)
+    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
     return reference(weight, scale, stream, inner, steps, first_step, signs, summed, dtype, replay)
 
 
@@ -87,6 +88,7 @@ def _fake(
     reset: str = "none",
     delayed: bool = False,
     or_equal: bool = False,
+    first_replica: int = 0,
 ) -> tuple[Tensor, Tensor]:
     made = (weight.shape[-1], inner)
     return (
@@ -122,12 +124,13 @@ def launched(
     reset: str = "none",
     delayed: bool = False,
     or_equal: bool = False,
+    first_replica: int = 0,
     launch: Callable[[Launch], None] = launch,
 ) -> tuple[Tensor, Tensor]:
     """The same by the kernel."""
     dynamics = Dynamics(rest, v_reset, reset, delayed, or_equal)
     replay = replay_of(current, state, decay, gain, threshold, sigma, dynamics)
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic)
+    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
     check(signs, replay)
     rows = weight.shape[-1]
     check_size(rows, inner)

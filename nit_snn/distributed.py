@@ -1,0 +1,162 @@
+"""Replicas or samples shared out over processes, on torch.distributed.
+
+Under "replicas" every process sees the same batch and puts its share of each sample's replicas
+through the network. One number per sample crosses the network for the leave-one-out baseline,
+the sum of its replicas' losses, and then the gradient. The noise is named by the number of the
+replica among all, so however many processes share it out, the gradient is the same.
+
+Under "samples" every process has a batch of its own, as in data parallelism, and noise of its own;
+only the gradient crosses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .errors import AttachError
+
+MODES = (None, "replicas", "samples")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes, and what they share out.
+
+    Attributes:
+        shares: "replicas" or "samples"; None if there is this process alone.
+        rank: Number of this process.
+        size: Number of processes.
+    """
+
+    shares: str | None = None
+    rank: int = 0
+    size: int = 1
+
+    @staticmethod
+    def of(shares: str | None) -> Ranks:
+        """Those of the default process group.
+
+        Raises:
+            AttachError: There is no process group, or no such way of sharing.
+        """
+        if shares not in MODES:
+            raise AttachError(f"distributed must be one of {MODES}, got {shares!r}.")
+        if shares is None:
+            return Ranks()
+        if not (dist.is_available() and dist.is_initialized()):
+            raise AttachError(
+                f"distributed={shares!r} needs a process group. Start with torchrun, and call "
+                "torch.distributed.init_process_group() before the learner is attached."
+            )
+        return Ranks(shares, dist.get_rank(), dist.get_world_size())
+
+    def share(self, replicas: int, unit: int) -> int:
+        """How many of all replicas are this process's.
+
+        Args:
+            replicas: C, of all processes.
+            unit: What a share has to be a multiple of.
+
+        Raises:
+            AttachError: They cannot be shared out evenly.
+        """
+        if self.shares != "replicas":
+            return replicas
+        if replicas % (self.size * unit):
+            raise AttachError(
+                f"{replicas} replicas cannot be shared out over {self.size} processes; their "
+                f"number must be a multiple of {self.size * unit}."
+            )
+        return replicas // self.size
+
+    def first(self, own: int) -> int:
+        """Number of this process's first replica among all, if every process has so many."""
+        return self.rank * own if self.shares == "replicas" else 0
+
+    @property
+    def sharers(self) -> int:
+        """Among how many processes each sample's replicas are shared out."""
+        return self.size if self.shares == "replicas" else 1
+
+    def same_everywhere(self, seed: int, net: nn.Module) -> int:
+        """Gives all processes the seed, parameters and buffers of the first; returns the seed."""
+        if self.shares is None:
+            return seed
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        named = torch.tensor([seed], dtype=torch.int64, device=device)
+        for tensor in (named, *net.state_dict().values()):
+            dist.broadcast(tensor, 0)
+        return int(named)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.shares is None:
+            return values
+        total = values.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def own_seed(self, seed: int) -> int:
+        """The same everywhere for shared replicas, another in each process for shared samples."""
+        return seed + self.rank * 0x9E3779B97F4A7C15 if self.shares == "samples" else seed
+
+    @contextmanager
+    def summing(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """What is added to `.grad` inside is summed over all processes; what was there stays."""
+        if self.shares is None:
+            yield
+            return
+        before = [p.grad for p in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        try:
+            yield
+            self.sum_gradients(parameters)
+        finally:
+            for parameter, held in zip(parameters, before, strict=True):
+                if held is not None:
+                    parameter.grad = held if parameter.grad is None else held.add_(parameter.grad)
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Sums `.grad` over all processes; every process has to call it with the same parameters.
+
+        A parameter that has none here may have one elsewhere: it counts as zero.
+        """
+        kinds: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
+        for parameter in parameters:
+            kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+        for alike in kinds.values():
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in alike]
+            has = torch.tensor([float(p.grad is not None) for p in alike]).to(grads[0])
+            # One message for all, and which of them there is a gradient of anywhere.
+            flat = torch.cat([*(g.flatten() for g in grads), has])
+            dist.all_reduce(flat)
+            *summed, has = flat.split([*(p.numel() for p in alike), len(alike)])
+            for parameter, gradient, there in zip(alike, summed, has.tolist(), strict=True):
+                parameter.grad = gradient.view_as(parameter).clone() if there else None
+
+
+ALONE = Ranks()
+
+
+def check_wrapper(net: nn.Module) -> None:
+    """Refuses a network that averages gradients by itself.
+
+    Raises:
+        AttachError: It does.
+    """
+    kind = type(net).__name__
+    sharded = any(type(p).__name__ == "DTensor" for p in net.parameters())
+    if sharded or kind in ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"):
+        how = "sharded" if sharded else f"wrapped in {kind}"
+        raise AttachError(
+            f"The network is {how}, whose own hooks work on gradients that autograd makes, and "
+            "these are not. Attach the learner to the plain network, with distributed='replicas' "
+            "or 'samples'."
+        )
