@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -193,3 +196,22 @@ def test_without_a_process_group() -> None:
     for shares, message in (("replicas", "torchrun"), ("ranks", "one of")):
         with pytest.raises(AttachError, match=message):
             NITLearner(swap_neurons(SnnTorchNet()), replicas=4, distributed=shares)
+
+
+def test_the_example_is_the_same_run_however_many_processes_there_are(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "examples" / "distributed_mnist.py"
+    losses = []
+    for size in (1, 2):
+        output = tmp_path / str(size)
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
+        options = ["--limit", "400", "--epochs", "1", "--replicas", "8", "--output", str(output)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NIT_SNN_DATA": ""}
+        subprocess.run(
+            [*launcher, "--master-port", str(free_port()), str(script), *options],
+            check=True,
+            env=environment,
+        )
+        results = json.loads((output / "results.json").read_text())
+        assert results["processes"] == size
+        losses.append(results["history"][0]["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
