@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PROBE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import nit_snn, nit_snn.neurons.snntorch, nit_snn.neurons.spikingjelly
+import nit_snn, nit_snn.neurons.snntorch, nit_snn.neurons.spikingjelly, nit_snn.fused
 from nit_snn.datasets import load
 assert nit_snn.__file__.startswith(sys.argv[1]), nit_snn.__file__
 assert nit_snn.neurons.__file__.startswith(sys.argv[1]), nit_snn.neurons.__file__
@@ -47,6 +47,17 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     out = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT, cwd=out)
     return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+
+
+def test_both_hold_the_kernels(distributions: tuple[Path, Path]) -> None:
+    kernels = ROOT / "nit_snn" / "kernels"
+    wanted = {
+        str(p.relative_to(ROOT)) for kind in ("cu", "cuh") for p in kernels.rglob(f"*.{kind}")
+    }
+    assert len(wanted) > 10
+    with zipfile.ZipFile(distributions[0]) as wheel, tarfile.open(distributions[1]) as sdist:
+        assert wanted <= set(wheel.namelist())
+        assert wanted <= {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
 
 
 def test_wheel_imports_from_an_empty_folder(

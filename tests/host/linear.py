@@ -29,6 +29,7 @@ class Case:
     layers: int = 0
     replicas: int = 1
     antithetic: bool = False
+    first_replica: int = 0
     alike: int = 1
     numbers: int = 0
 
@@ -41,6 +42,7 @@ class Case:
             self.layers,
             self.replicas,
             self.antithetic,
+            self.first_replica,
         )
 
     @property
@@ -114,6 +116,7 @@ def cases(draw: st.DrawFn, steps: st.SearchStrategy[int]) -> Case:
         layers=draw(st.sampled_from([0, 3])),
         replicas=replicas,
         antithetic=replicas % 6 == 0 and draw(st.booleans()),
+        first_replica=draw(st.sampled_from([0, 5])),
         alike=draw(st.sampled_from([n for n in range(1, outputs + 1) if outputs % n == 0])),
         numbers=draw(st.integers(0, 2**31)),
     )

@@ -127,7 +127,7 @@ def launched(
     membranes = torch.empty_like(spikes) if wants_membranes else current.new_empty(0)
     last = current.new_empty((rows, inner))
     if not spikes.numel():
-        return spikes, membranes, last
+        return spikes, membranes, last.zero_() if state is None else last.copy_(state)
     parameters = (p.float().contiguous() for p in (decay, gain, threshold, sigma))
     stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
     grid, block = over(rows * (-(-inner // 4)))

@@ -1,0 +1,104 @@
+"""The operators as torch sees them: their schemas, their fakes, and what callers may give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from host.runner import run_on_host
+from torch import Tensor
+
+from nit_snn import bits as spike_bits
+from nit_snn.kernels.launch import Launch, check_size
+from nit_snn.kernels.noisy_lif.op import launched, noisy_lif
+
+REST = {
+    "seed": 3,
+    "layer": 0,
+    "layers": 0,
+    "replicas": 2,
+    "antithetic": False,
+    "rest": 0.0,
+    "v_reset": 0.0,
+    "reset": "soft",
+    "delayed": True,
+    "or_equal": False,
+    "first_step": 0,
+    "slot": 0,
+}
+
+
+def arguments(steps: int = 3, rows: int = 4, inner: int = 8) -> dict[str, Any]:
+    torch.manual_seed(0)
+    names = ("decay", "gain", "threshold", "sigma")
+    return {
+        "current": torch.randn(steps, rows, inner),
+        "state": torch.randn(rows, inner),
+        "bits": spike_bits.empty(steps, (rows, inner)),
+        **{name: torch.full((1,), 0.7) for name in names},
+        "passes": torch.tensor([1]),
+        "steps": steps,
+        "wants_membranes": True,
+        **REST,
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"bits": None}, {"state": None}, {"wants_membranes": False}, {"first_replica": 3}],
+    ids=str,
+)
+def test_schema_and_fake(change: dict[str, Any]) -> None:
+    # What is compiled is not deterministic in `bits`, which starts from what it left there.
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    given = {**arguments(), **change}
+    torch.library.opcheck(noisy_lif, (), given, test_utils=checks)
+
+
+def test_it_can_be_compiled_whole() -> None:
+    given = arguments()
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def twice(current: Tensor) -> Tensor:
+        spikes, _, last = noisy_lif(**{**given, "current": current})
+        more, _, _ = noisy_lif(**{**given, "current": current, "state": last, "first_step": 3})
+        return torch.cat([spikes, more])
+
+    given["bits"] = None
+    first, _, last = noisy_lif(**given)
+    second, _, _ = noisy_lif(**{**given, "state": last, "first_step": 3})
+    assert torch.equal(twice(given["current"]), torch.cat([first, second]))
+
+
+@pytest.mark.parametrize("real", [torch.float32, torch.float16])
+def test_what_is_not_contiguous_or_not_aligned(real: torch.dtype) -> None:
+    given = arguments()
+    plain = launched(
+        **{**given, "current": given["current"].to(real), "state": given["state"].to(real)},
+        launch=run_on_host,
+    )
+    strided = torch.zeros(3, 4, 16, dtype=real)[..., ::2].copy_(given["current"])
+    shifted = torch.zeros(4 * 8 + 1, dtype=real)[1:].view(4, 8).copy_(given["state"])
+    found = launched(
+        **{**given, "current": strided, "state": shifted, "bits": spike_bits.empty(3, (4, 8))},
+        launch=run_on_host,
+    )
+    for a, b in zip(found, plain, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 8), (3, 4, 0), (0, 4, 8)])
+def test_nothing_is_launched_for_an_empty_batch(shape: tuple[int, ...]) -> None:
+    def refuse(_: Launch) -> None:
+        raise AssertionError
+
+    given = arguments(*shape)
+    spikes, membranes, last = launched(**given, launch=refuse)
+    assert spikes.shape == membranes.shape == shape and torch.equal(last, given["state"])
+
+
+@pytest.mark.parametrize(("rows", "inner"), [(2**32, 1), (1, 2**31)])
+def test_more_than_the_counter_can_name_is_refused(rows: int, inner: int) -> None:
+    with pytest.raises(ValueError, match="fewer than 2\\^32 rows"):
+        check_size(rows, inner)
