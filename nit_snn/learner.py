@@ -24,6 +24,7 @@ from .errors import (
     UnreachedParameterWarning,
 )
 from .expansion import Expansion
+from .gather import Gathering
 from .kernels.noise import PhiloxNoise
 from .neurons.base import NoisyNeuron, noisy_neurons
 from .noise import Noise, NoiseTable, ReplicaNoise, SobolNoise, TableNoise
@@ -413,10 +414,11 @@ class NITLearner:
             baseline = explained_of_others(record, self.replicas, self._sharing)
             if baseline is not None:
                 weight = weight + baseline.to(weight) / rows
-        estimate = recording.gather(weight, control, measure=self._controller is not None)
+        gathering = Gathering(recording)
+        estimate = gathering.gather(weight, control, measure=self._controller is not None)
         # This process's part of the mean over all rows.
         mean = values.sum() / max(1, values.shape[-1] * self._ranks.size)
-        recording.follow(estimate, mean)
+        gathering.follow(estimate, mean)
         outputs, cotangents = estimate.outputs()
         if mean.requires_grad:
             outputs.append(mean)

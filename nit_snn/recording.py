@@ -1,4 +1,4 @@
-"""What one recorded forward pass leaves behind, and how it is gathered.
+"""What one forward pass records: the noise of each neuron, and where its drift came from.
 
 A noisy neuron's drift depends on its parameters in one of two ways. If its current came straight
 from a registered synapse (see `taps`), only that is remembered. Any other drift is kept
@@ -8,17 +8,18 @@ with its local graph, which ends at the spikes of the noisy layer before.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from . import bits
 from .control import FiringRecord, Gate, Memory
-from .emitted import Emitted, Packed, SpikeTrain
+from .emitted import Emitted, Packed
 from .errors import BiasWarning, LossError, RecordingError
+from .events import Event, LayerTrace, Target
 from .firing import Firing
 from .fused import GIVEN, TYPES, Layer, Past
 from .kernels.noise import PhiloxNoise
@@ -26,129 +27,9 @@ from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .neurons.closed_form import noisy_step
 from .neurons.functional import perturb
 from .noise import Noise
-from .pathwise import Carried, Link, carried, gap, silent_mean, spike_scores, wandering
-from .rules import Scores, conditional_scores, scores, sigma_gradient, weighted_score
+from .pathwise import Link, carried, gap, silent_mean, spike_scores, wandering
+from .rules import conditional_scores, scores
 from .taps import Source, Tap
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """A synapse that the score of a draw belongs to.
-
-    Attributes:
-        source: The call of the synapse.
-        step: Which time slice of its output, if it made several.
-        length: How many slices it made.
-        gain: The factor of its output in the drift.
-    """
-
-    source: Source
-    step: int | None
-    length: int
-    gain: float | Tensor
-
-    def same(self, other: Target) -> bool:
-        """Whether both can take the sum of two scores."""
-        equal = self.gain is other.gain or (
-            not isinstance(self.gain, Tensor)
-            and not isinstance(other.gain, Tensor)
-            and self.gain == other.gain
-        )
-        return equal and self.step is None is other.step and self.source is other.source
-
-
-@dataclass(eq=False)
-class Event:
-    """One draw of noise, or the sum of several whose drifts depend alike on the parameters.
-
-    What the noise belongs to: outputs of synapses (`targets`), a drift that holds its local graph,
-    or both; neither where only the noise level is learned. `link` is there if the drift is
-    differentiated in an earlier call's membrane, too: that call, and the derivative. A `sequence`
-    is a run of calls at once; `drift` is then what entered it, (T, N, *), with `gain`, and `past`
-    is there if its scores are conditioned on the spikes.
-    """
-
-    calls: list[int]
-    shape: torch.Size
-    dtype: torch.dtype
-    scores: Scores | None
-    targets: tuple[Target, ...]
-    drift: Tensor | None
-    carried: Carried | None = None
-    link: Link | None = None
-    sequence: bool = False
-    gain: float | Tensor = 1.0
-    past: Past | None = None
-
-    def absorbs(self, other: Event) -> bool:
-        """Whether the two draws may be summed before they meet the presynaptic activity."""
-        return (
-            bool(self.targets)
-            and self.drift is None is other.drift
-            and not (self.sequence or other.sequence)
-            and (self.shape, self.dtype) == (other.shape, other.dtype)
-            and len(self.targets) == len(other.targets)
-            and all(a.same(b) for a, b in zip(self.targets, other.targets, strict=True))
-        )
-
-    def absorb(self, other: Event) -> None:
-        self.calls += other.calls
-        if self.scores is not None and other.scores is not None:
-            self.scores += other.scores
-
-
-@dataclass(eq=False)
-class LayerTrace:
-    """The noise that one neuron got in a pass, and where it came in."""
-
-    name: str
-    number: int
-    neuron: NoisyNeuron
-    calls: int = 0
-    events: list[Event] = field(default_factory=list)
-    states: list[Tensor] = field(default_factory=list)
-    silent: list[Tensor] = field(default_factory=list)
-    train: SpikeTrain = field(default_factory=SpikeTrain)
-    packed: Packed | None = None
-    dimensions: int = 0
-
-    def origin(self, state: Tensor | None) -> int | None:
-        """The call that left `state` behind, if one did."""
-        if state is None:
-            return None
-        for call in reversed(range(len(self.states))):
-            left = self.states[call]
-            if left.data_ptr() == state.data_ptr() and left.shape == state.shape:
-                return call
-        return None
-
-
-@dataclass(eq=False)
-class Estimate:
-    """What a recording hands to `torch.autograd.backward`.
-
-    Attributes:
-        drifts: Drifts with a local graph.
-        cotangents: Theirs.
-        parameters: Finished gradients of parameters of registered synapses, and of noise levels.
-        shares: What each row adds to the gradient of each layer's drift, (rows, *), if measured.
-    """
-
-    drifts: list[Tensor] = field(default_factory=list)
-    cotangents: list[Tensor] = field(default_factory=list)
-    parameters: dict[Tensor, Tensor] = field(default_factory=dict)
-    shares: list[Tensor] = field(default_factory=list)
-
-    def add(self, parameter: Tensor, gradient: Tensor) -> None:
-        held = self.parameters.get(parameter)
-        if gradient.dtype in (torch.float16, torch.bfloat16):
-            gradient = gradient.float()  # many may be added up
-        self.parameters[parameter] = gradient if held is None else held + gradient
-
-    def outputs(self) -> tuple[list[Tensor], list[Tensor]]:
-        """All tensors and their cotangents."""
-        finished = [gradient.to(p.dtype) for p, gradient in self.parameters.items()]
-        return [*self.drifts, *self.parameters], [*self.cotangents, *finished]
 
 
 class Recording:
@@ -270,7 +151,7 @@ class Recording:
         if charge.jumps and trace.calls and charge.state is not None and charge.state.requires_grad:
             _warn_of_delayed_reset(trace.name)
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, drift.dim()
-        noise = self._draw(trace, call, drift.shape, drift.dtype)
+        noise = self.draw(trace, call, drift.shape, drift.dtype)
         membrane = perturb(drift.detach(), neuron.sigma.detach(), noise)
         learn_sigma = neuron.sigma.requires_grad
         record = self.firing.get(neuron)
@@ -326,7 +207,7 @@ class Recording:
         current = sum(others, first)
         self._admit(trace, current, targets)
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, current.dim()
-        noise = self._draw(trace, call, current.shape, current.dtype)
+        noise = self.draw(trace, call, current.shape, current.dtype)
         fired = neuron._spikes_of(state) if trace.calls > 1 else None
         membrane, fires = noisy_step(
             current, state, fired, lif, charge.threshold, neuron.sigma, noise
@@ -352,7 +233,7 @@ class Recording:
         features_last = any(isinstance(t.source.module, nn.Linear) for t in targets)
         trace.neuron._fit_sigma(trace.name, like, features_last)
 
-    def _layer(self, trace: LayerTrace) -> Layer:
+    def layer_of(self, trace: LayerTrace) -> Layer:
         assert isinstance(self.noise, PhiloxNoise)
         sigma, signs = trace.neuron.sigma.detach(), self.rule == "nit-s"
         return Layer(self.noise, trace.number, len(self.traces), sigma, signs)
@@ -387,7 +268,7 @@ class Recording:
         if neuron in self.binary:
             plane, slot = trace.train.room(like.shape, like.device)
             trace.packed = Packed(plane, range(slot, slot + 1), like.shape)
-        spikes, membrane = self._layer(trace).run(
+        spikes, membrane = self.layer_of(trace).run(
             current.unsqueeze(0),
             state,
             own,
@@ -425,7 +306,7 @@ class Recording:
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + steps, x.dim() - 1
         current = (x[:1] if static else x).detach()
         room = bits.empty(steps, x.shape[1:], x.device)
-        spikes, last = self._layer(trace).run(
+        spikes, last = self.layer_of(trace).run(
             current,
             sequence.state,
             lif,
@@ -526,235 +407,7 @@ class Recording:
                     "is none."
                 )
 
-    def gather(
-        self,
-        weight: Tensor,
-        control: Mapping[NoisyNeuron, list[Tensor]] | None = None,
-        measure: bool = False,
-    ) -> Estimate:
-        """Turns the noise into gradients and cotangents.
-
-        Args:
-            weight: (rows,), what multiplies the score of each row; if `causal`, (T, rows), what
-                multiplies that of each call.
-            control: For layers with a control variate, its coefficient in each call over the
-                number of rows, (rows, *).
-            measure: Fill in `Estimate.shares`.
-        """
-        estimate = Estimate()
-        for trace in self.traces.values():
-            layer: dict[torch.Size, Tensor] = {}  # a shared neuron may have several sizes
-            totals: dict[Source, Tensor] = {}
-            sequences: dict[Source, dict[int, Tensor]] = {}
-            lengths: dict[Source, int] = {}
-            arriving: dict[int, Tensor] = {}  # what later drifts ask of each call's membrane
-            for event in reversed(trace.events) if self.pathwise else trace.events:
-                if event.sequence:
-                    total = self._sequence(trace, event, weight, estimate, measure)
-                    if total is not None:
-                        held = layer.get(total.shape)
-                        layer[total.shape] = total if held is None else held + total
-                    continue
-                own = self._weight(weight, trace.number, event.calls[0])
-                cotangent = self._cotangent(trace, event, own, control or {}, estimate)
-                if self.pathwise:
-                    cotangent = self._followed(trace, event, cotangent, arriving, estimate)
-                if measure:
-                    held = layer.get(cotangent.shape)
-                    layer[cotangent.shape] = cotangent if held is None else held + cotangent
-                if event.drift is not None:
-                    estimate.drifts.append(event.drift)
-                    estimate.cotangents.append(cotangent.to(event.drift.dtype))
-                for target in event.targets:
-                    share = self._scaled(cotangent, target.gain)
-                    if target.step is None:
-                        held = totals.get(target.source)
-                        totals[target.source] = share if held is None else held + share
-                    else:
-                        slots = sequences.setdefault(target.source, {})
-                        slots[target.step] = slots.get(target.step, 0) + share
-                        lengths[target.source] = target.length
-            for source, slots in sequences.items():
-                nothing = torch.zeros_like(next(iter(slots.values())))
-                totals[source] = torch.stack(
-                    [slots.get(t, nothing) for t in range(lengths[source])]
-                )
-            for source, total in totals.items():
-                self._through(source, total, estimate)
-            estimate.shares += layer.values()
-        return estimate
-
-    def _sequence(
-        self, trace: LayerTrace, event: Event, weight: Tensor, estimate: Estimate, measure: bool
-    ) -> Tensor | None:
-        """Adds what a sequence of steps gives; the sum of its cotangents, (rows, *), if measured.
-
-        Chunk by chunk in time, so that what is unpacked and drawn again at once stays small.
-        """
-        layer, calls = self._layer(trace), range(event.calls[0], event.calls[-1] + 1)
-        if self.causal:
-            weight = torch.stack([self._weight(weight, trace.number, call) for call in calls])
-        else:
-            weight = self._weight(weight, trace.number, calls[0])
-        sigma = trace.neuron.sigma
-        if sigma.requires_grad:
-            moved = layer.sigma_total(weight, event.shape, event.calls, event.past)
-            estimate.add(sigma, moved.sum_to_size(sigma.shape) / sigma.detach())
-        target = next(iter(event.targets), None)
-        source, gain = (None, 1.0) if target is None else (target.source, target.gain)
-        total: Tensor | None = None
-        if source is None and event.drift is None and not measure:
-            return total
-        if source is not None and not (measure or self.causal or event.past):
-            found = source.from_bits(
-                lambda spikes, outputs: layer.of_linear(weight, spikes, calls, outputs, gain)
-            )
-            if found is not None:
-                for pair in found:
-                    estimate.add(*pair)
-                return total
-        static = source is not None and source.static
-        for steps, cotangent in layer.cotangents(
-            weight,
-            event.shape,
-            calls,
-            gain=event.gain if target is None else gain,
-            summed=static,
-            # Whether an input counts as spikes is told from all of it.
-            whole=event.drift is not None or (layer.signs and not _is_packed(source)),
-            dtype=event.dtype,
-            past=event.past,
-        ):
-            if event.drift is not None:
-                if layer.signs:  # the graph that a direction is sent through has the gain in it
-                    cotangent = cotangent * event.gain
-                estimate.drifts.append(event.drift)
-                estimate.cotangents.append(cotangent.to(event.drift.dtype))
-            elif source is not None:
-                self._through(source, cotangent, estimate, None if static else steps)
-            if measure:
-                share = cotangent if static else cotangent.sum(0)
-                total = share if total is None else total + share
-        return total
-
-    def _weight(self, weight: Tensor, layer: int, call: int) -> Tensor:
-        """(rows,): what multiplies one call's score."""
-        if self.causal:
-            weight = weight[call]
-        if not self.layerwise:
-            return weight
-        # Only every so many replicas had noise here: the mean is over these.
-        layers = len(self.traces)
-        by_replica = torch.zeros_like(weight).view(self.noise.replicas, -1)
-        by_replica[layer::layers] = layers * weight.view_as(by_replica)[layer::layers]
-        return by_replica.flatten()
-
-    def follow(self, estimate: Estimate, mean: Tensor) -> None:
-        """Adds what reaches synapses through currents that neurons remember.
-
-        Args:
-            estimate: What `gather` returned.
-            mean: The mean loss; it may read such a memory itself.
-        """
-        outputs = [*estimate.drifts, *([mean] if mean.requires_grad else [])]
-        if not self.held or not outputs:
-            return
-        cotangents = [*estimate.cotangents, torch.ones_like(mean)][: len(outputs)]
-        leaves = [leaf for leaf, _ in self.held]
-        found = torch.autograd.grad(
-            outputs, leaves, cotangents, retain_graph=True, allow_unused=True
-        )
-        totals: dict[Source, Tensor] = {}
-        for (_, source), share in zip(self.held, found, strict=True):
-            if share is not None:
-                held = totals.get(source)
-                totals[source] = share if held is None else held + share
-        for source, total in totals.items():
-            self._through(source, total, estimate)
-
-    def _through(
-        self,
-        source: Source,
-        cotangent: Tensor,
-        estimate: Estimate,
-        steps: range | None = None,
-    ) -> None:
-        for pair in source.parameter_gradients(cotangent, self.rule == "nit-s", steps):
-            estimate.add(*pair)
-
-    def _cotangent(
-        self,
-        trace: LayerTrace,
-        event: Event,
-        weight: Tensor,
-        control: Mapping[NoisyNeuron, list[Tensor]],
-        estimate: Estimate,
-    ) -> Tensor:
-        """A * score of an event's drift, (rows, *); the noise level's share goes to `estimate`."""
-        neuron, sigma = trace.neuron, trace.neuron.sigma.detach()
-        learns_sigma = neuron.sigma.requires_grad
-        if self.plain and event.scores is None:
-            layer = self._layer(trace)
-            if learns_sigma:
-                moved = layer.sigma_total(weight, event.shape, event.calls)
-                estimate.add(neuron.sigma, moved.sum_to_size(sigma.shape) / sigma)
-            return layer.cotangent(weight, event.shape, event.calls)
-        total = self._scores_of(trace, event)
-        if learns_sigma and total.sigma is not None:
-            estimate.add(neuron.sigma, sigma_gradient(total.sigma, weight, sigma))
-        cotangent = weighted_score(total.drift, weight, sigma, self.rule)
-        record, factors = self.firing.get(neuron), control.get(neuron)
-        if record is not None and factors is not None:
-            for call in event.calls:
-                cotangent = torch.addcmul(cotangent, factors[call], record.covariances[call])
-                if learns_sigma:
-                    moved = factors[call] * record.ledger.densities[call] * record.levels[call]
-                    estimate.add(neuron.sigma, moved.sum_to_size(sigma.shape))
-        return cotangent
-
-    def _followed(
-        self,
-        trace: LayerTrace,
-        event: Event,
-        cotangent: Tensor,
-        arriving: dict[int, Tensor],
-        estimate: Estimate,
-    ) -> Tensor:
-        """The whole cotangent of a drift: with what its membrane means to later drifts."""
-        later = arriving.pop(event.calls[0], None)
-        if later is not None and event.carried is not None:
-            cotangent = torch.addcmul(cotangent, later, event.carried.drift)
-            if event.carried.sigma is not None:
-                sigma = trace.neuron.sigma
-                estimate.add(sigma, (later * event.carried.sigma).sum_to_size(sigma.shape))
-        if event.link is not None:
-            passed = cotangent * event.link.carry
-            held = arriving.get(event.link.origin)
-            arriving[event.link.origin] = passed if held is None else held + passed
-        return cotangent
-
-    def _scaled(self, cotangent: Tensor, gain: float | Tensor) -> Tensor:
-        """A cotangent of the drift as one of a current; a direction keeps its scale."""
-        if self.rule == "nit-s":
-            return cotangent * (gain != 0) if isinstance(gain, Tensor) else cotangent
-        return cotangent if isinstance(gain, float) and gain == 1.0 else cotangent * gain
-
-    def _scores_of(self, trace: LayerTrace, event: Event) -> Scores:
-        if event.scores is not None:
-            return event.scores
-        learn_sigma = trace.neuron.sigma.requires_grad
-        total: Scores | None = None
-        for call in event.calls:
-            noise = self._draw(trace, call, event.shape, event.dtype)
-            drawn = scores(noise, self.rule, learn_sigma)
-            if total is None:
-                total = drawn
-            else:
-                total += drawn
-        assert total is not None
-        return total
-
-    def _draw(self, trace: LayerTrace, call: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    def draw(self, trace: LayerTrace, call: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return self.noise.draw(
             shape,
             dtype,
@@ -780,10 +433,6 @@ class Recording:
                 "every noisy layer must see the same replicas * batch rows."
             )
         self.rows = rows
-
-
-def _is_packed(source: Source | None) -> bool:
-    return source is not None and isinstance(source.activity, Packed)
 
 
 def _whole(current: Current) -> Tensor:

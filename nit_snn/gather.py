@@ -1,0 +1,261 @@
+"""Turns what a pass has recorded, and what its rows are charged with, into gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .emitted import Packed
+from .events import Estimate, Event, LayerTrace
+from .neurons.base import NoisyNeuron
+from .rules import Scores, scores, sigma_gradient, weighted_score
+from .taps import Source
+
+if TYPE_CHECKING:
+    from .recording import Recording
+
+
+class Gathering:
+    """Gathers the gradient of one recorded pass.
+
+    Args:
+        recording: The pass.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+
+    def gather(
+        self,
+        weight: Tensor,
+        control: Mapping[NoisyNeuron, list[Tensor]] | None = None,
+        measure: bool = False,
+    ) -> Estimate:
+        """Turns the noise into gradients and cotangents.
+
+        Args:
+            weight: (rows,), what multiplies the score of each row; if `causal`, (T, rows), what
+                multiplies that of each call.
+            control: For layers with a control variate, its coefficient in each call over the
+                number of rows, (rows, *).
+            measure: Fill in `Estimate.shares`.
+        """
+        estimate = Estimate()
+        for trace in self.recording.traces.values():
+            layer: dict[torch.Size, Tensor] = {}  # a shared neuron may have several sizes
+            totals: dict[Source, Tensor] = {}
+            sequences: dict[Source, dict[int, Tensor]] = {}
+            lengths: dict[Source, int] = {}
+            arriving: dict[int, Tensor] = {}  # what later drifts ask of each call's membrane
+            for event in reversed(trace.events) if self.recording.pathwise else trace.events:
+                if event.sequence:
+                    total = self._sequence(trace, event, weight, estimate, measure)
+                    if total is not None:
+                        held = layer.get(total.shape)
+                        layer[total.shape] = total if held is None else held + total
+                    continue
+                own = self._weight(weight, trace.number, event.calls[0])
+                cotangent = self._cotangent(trace, event, own, control or {}, estimate)
+                if self.recording.pathwise:
+                    cotangent = self._followed(trace, event, cotangent, arriving, estimate)
+                if measure:
+                    held = layer.get(cotangent.shape)
+                    layer[cotangent.shape] = cotangent if held is None else held + cotangent
+                if event.drift is not None:
+                    estimate.drifts.append(event.drift)
+                    estimate.cotangents.append(cotangent.to(event.drift.dtype))
+                for target in event.targets:
+                    share = self._scaled(cotangent, target.gain)
+                    if target.step is None:
+                        held = totals.get(target.source)
+                        totals[target.source] = share if held is None else held + share
+                    else:
+                        slots = sequences.setdefault(target.source, {})
+                        slots[target.step] = slots.get(target.step, 0) + share
+                        lengths[target.source] = target.length
+            for source, slots in sequences.items():
+                nothing = torch.zeros_like(next(iter(slots.values())))
+                totals[source] = torch.stack(
+                    [slots.get(t, nothing) for t in range(lengths[source])]
+                )
+            for source, total in totals.items():
+                self._through(source, total, estimate)
+            estimate.shares += layer.values()
+        return estimate
+
+    def _sequence(
+        self, trace: LayerTrace, event: Event, weight: Tensor, estimate: Estimate, measure: bool
+    ) -> Tensor | None:
+        """Adds what a sequence of steps gives; the sum of its cotangents, (rows, *), if measured.
+
+        Chunk by chunk in time, so that what is unpacked and drawn again at once stays small.
+        """
+        layer, calls = self.recording.layer_of(trace), range(event.calls[0], event.calls[-1] + 1)
+        if self.recording.causal:
+            weight = torch.stack([self._weight(weight, trace.number, call) for call in calls])
+        else:
+            weight = self._weight(weight, trace.number, calls[0])
+        sigma = trace.neuron.sigma
+        if sigma.requires_grad:
+            moved = layer.sigma_total(weight, event.shape, event.calls, event.past)
+            estimate.add(sigma, moved.sum_to_size(sigma.shape) / sigma.detach())
+        target = next(iter(event.targets), None)
+        source, gain = (None, 1.0) if target is None else (target.source, target.gain)
+        total: Tensor | None = None
+        if source is None and event.drift is None and not measure:
+            return total
+        if source is not None and not (measure or self.recording.causal or event.past):
+            found = source.from_bits(
+                lambda spikes, outputs: layer.of_linear(weight, spikes, calls, outputs, gain)
+            )
+            if found is not None:
+                for pair in found:
+                    estimate.add(*pair)
+                return total
+        static = source is not None and source.static
+        for steps, cotangent in layer.cotangents(
+            weight,
+            event.shape,
+            calls,
+            gain=event.gain if target is None else gain,
+            summed=static,
+            # Whether an input counts as spikes is told from all of it.
+            whole=event.drift is not None or (layer.signs and not _is_packed(source)),
+            dtype=event.dtype,
+            past=event.past,
+        ):
+            if event.drift is not None:
+                if layer.signs:  # the graph that a direction is sent through has the gain in it
+                    cotangent = cotangent * event.gain
+                estimate.drifts.append(event.drift)
+                estimate.cotangents.append(cotangent.to(event.drift.dtype))
+            elif source is not None:
+                self._through(source, cotangent, estimate, None if static else steps)
+            if measure:
+                share = cotangent if static else cotangent.sum(0)
+                total = share if total is None else total + share
+        return total
+
+    def _weight(self, weight: Tensor, layer: int, call: int) -> Tensor:
+        """(rows,): what multiplies one call's score."""
+        if self.recording.causal:
+            weight = weight[call]
+        if not self.recording.layerwise:
+            return weight
+        # Only every so many replicas had noise here: the mean is over these.
+        layers = len(self.recording.traces)
+        by_replica = torch.zeros_like(weight).view(self.recording.noise.replicas, -1)
+        by_replica[layer::layers] = layers * weight.view_as(by_replica)[layer::layers]
+        return by_replica.flatten()
+
+    def follow(self, estimate: Estimate, mean: Tensor) -> None:
+        """Adds what reaches synapses through currents that neurons remember.
+
+        Args:
+            estimate: What `gather` returned.
+            mean: The mean loss; it may read such a memory itself.
+        """
+        outputs = [*estimate.drifts, *([mean] if mean.requires_grad else [])]
+        if not self.recording.held or not outputs:
+            return
+        cotangents = [*estimate.cotangents, torch.ones_like(mean)][: len(outputs)]
+        leaves = [leaf for leaf, _ in self.recording.held]
+        found = torch.autograd.grad(
+            outputs, leaves, cotangents, retain_graph=True, allow_unused=True
+        )
+        totals: dict[Source, Tensor] = {}
+        for (_, source), share in zip(self.recording.held, found, strict=True):
+            if share is not None:
+                held = totals.get(source)
+                totals[source] = share if held is None else held + share
+        for source, total in totals.items():
+            self._through(source, total, estimate)
+
+    def _through(
+        self,
+        source: Source,
+        cotangent: Tensor,
+        estimate: Estimate,
+        steps: range | None = None,
+    ) -> None:
+        for pair in source.parameter_gradients(cotangent, self.recording.rule == "nit-s", steps):
+            estimate.add(*pair)
+
+    def _cotangent(
+        self,
+        trace: LayerTrace,
+        event: Event,
+        weight: Tensor,
+        control: Mapping[NoisyNeuron, list[Tensor]],
+        estimate: Estimate,
+    ) -> Tensor:
+        """A * score of an event's drift, (rows, *); the noise level's share goes to `estimate`."""
+        neuron, sigma = trace.neuron, trace.neuron.sigma.detach()
+        learns_sigma = neuron.sigma.requires_grad
+        if self.recording.plain and event.scores is None:
+            layer = self.recording.layer_of(trace)
+            if learns_sigma:
+                moved = layer.sigma_total(weight, event.shape, event.calls)
+                estimate.add(neuron.sigma, moved.sum_to_size(sigma.shape) / sigma)
+            return layer.cotangent(weight, event.shape, event.calls)
+        total = self._scores_of(trace, event)
+        if learns_sigma and total.sigma is not None:
+            estimate.add(neuron.sigma, sigma_gradient(total.sigma, weight, sigma))
+        cotangent = weighted_score(total.drift, weight, sigma, self.recording.rule)
+        record, factors = self.recording.firing.get(neuron), control.get(neuron)
+        if record is not None and factors is not None:
+            for call in event.calls:
+                cotangent = torch.addcmul(cotangent, factors[call], record.covariances[call])
+                if learns_sigma:
+                    moved = factors[call] * record.ledger.densities[call] * record.levels[call]
+                    estimate.add(neuron.sigma, moved.sum_to_size(sigma.shape))
+        return cotangent
+
+    def _followed(
+        self,
+        trace: LayerTrace,
+        event: Event,
+        cotangent: Tensor,
+        arriving: dict[int, Tensor],
+        estimate: Estimate,
+    ) -> Tensor:
+        """The whole cotangent of a drift: with what its membrane means to later drifts."""
+        later = arriving.pop(event.calls[0], None)
+        if later is not None and event.carried is not None:
+            cotangent = torch.addcmul(cotangent, later, event.carried.drift)
+            if event.carried.sigma is not None:
+                sigma = trace.neuron.sigma
+                estimate.add(sigma, (later * event.carried.sigma).sum_to_size(sigma.shape))
+        if event.link is not None:
+            passed = cotangent * event.link.carry
+            held = arriving.get(event.link.origin)
+            arriving[event.link.origin] = passed if held is None else held + passed
+        return cotangent
+
+    def _scaled(self, cotangent: Tensor, gain: float | Tensor) -> Tensor:
+        """A cotangent of the drift as one of a current; a direction keeps its scale."""
+        if self.recording.rule == "nit-s":
+            return cotangent * (gain != 0) if isinstance(gain, Tensor) else cotangent
+        return cotangent if isinstance(gain, float) and gain == 1.0 else cotangent * gain
+
+    def _scores_of(self, trace: LayerTrace, event: Event) -> Scores:
+        if event.scores is not None:
+            return event.scores
+        learn_sigma = trace.neuron.sigma.requires_grad
+        total: Scores | None = None
+        for call in event.calls:
+            noise = self.recording.draw(trace, call, event.shape, event.dtype)
+            drawn = scores(noise, self.recording.rule, learn_sigma)
+            if total is None:
+                total = drawn
+            else:
+                total += drawn
+        assert total is not None
+        return total
+
+
+def _is_packed(source: Source | None) -> bool:
+    return source is not None and isinstance(source.activity, Packed)
