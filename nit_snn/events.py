@@ -13,6 +13,7 @@ from .neurons.base import NoisyNeuron
 from .pathwise import Carried, Link
 from .rules import Scores
 from .taps import Source
+from .torch_layer import TorchLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +95,7 @@ class LayerTrace:
     silent: list[Tensor] = field(default_factory=list)
     train: SpikeTrain = field(default_factory=SpikeTrain)
     packed: Packed | None = None
+    layer: TorchLayer | None = None
     dimensions: int = 0
 
     def origin(self, state: Tensor | None) -> int | None:

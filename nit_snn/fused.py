@@ -77,6 +77,7 @@ class Layer:
         first_step: int,
         bits: Tensor | None = None,
         slot: int = 0,
+        summed: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Spikes, (T, N, *), and the state that is left behind, (N, *).
 
@@ -89,6 +90,7 @@ class Layer:
             first_step: How often the layer was called before in this pass.
             bits: Takes the spikes as bits, (planes, N, *), if given.
             slot: From which bit on.
+            summed: Whether the sum of the scores over the steps will do; nothing is kept here.
         """
         inner = current.shape[2:]
         spikes, _, last = noisy_lif(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .emitted import Packed
 from .events import Estimate, Event, LayerTrace
+from .fused import Layer
 from .neurons.base import NoisyNeuron
 from .rules import Scores, scores, sigma_gradient, weighted_score
 from .taps import Source
@@ -197,6 +198,7 @@ class Gathering:
         learns_sigma = neuron.sigma.requires_grad
         if self.recording.plain and event.scores is None:
             layer = self.recording.layer_of(trace)
+            assert isinstance(layer, Layer)
             if learns_sigma:
                 moved = layer.sigma_total(weight, event.shape, event.calls)
                 estimate.add(neuron.sigma, moved.sum_to_size(sigma.shape) / sigma)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from .noise import Noise
 from .pathwise import Link, carried, gap, silent_mean, spike_scores, wandering
 from .rules import conditional_scores, scores
 from .taps import Source, Tap
+from .torch_layer import TorchLayer
 
 
 class Recording:
@@ -233,10 +235,20 @@ class Recording:
         features_last = any(isinstance(t.source.module, nn.Linear) for t in targets)
         trace.neuron._fit_sigma(trace.name, like, features_last)
 
-    def layer_of(self, trace: LayerTrace) -> Layer:
-        assert isinstance(self.noise, PhiloxNoise)
+    def layer_of(self, trace: LayerTrace) -> Layer | TorchLayer:
+        """Who makes a layer's sequences of steps, and weighs them."""
         sigma, signs = trace.neuron.sigma.detach(), self.rule == "nit-s"
-        return Layer(self.noise, trace.number, len(self.traces), sigma, signs)
+        if isinstance(self.noise, PhiloxNoise):
+            return Layer(self.noise, trace.number, len(self.traces), sigma, signs)
+        if trace.layer is None:
+            trace.layer = TorchLayer(
+                partial(self.draw, trace),
+                sigma,
+                self.rule,
+                trace.neuron.sigma.requires_grad,
+                self.store_noise,
+            )
+        return trace.layer
 
     def _step_by_kernel(
         self,
@@ -268,7 +280,9 @@ class Recording:
         if neuron in self.binary:
             plane, slot = trace.train.room(like.shape, like.device)
             trace.packed = Packed(plane, range(slot, slot + 1), like.shape)
-        spikes, membrane = self.layer_of(trace).run(
+        layer = self.layer_of(trace)
+        assert isinstance(layer, Layer)
+        spikes, membrane = layer.run(
             current.unsqueeze(0),
             state,
             own,
@@ -288,15 +302,16 @@ class Recording:
     def run(self, neuron: NoisyNeuron, sequence: Sequence) -> tuple[Tensor, Tensor] | None:
         """See `nit_snn.neurons.base.Recorder`."""
         x, lif = sequence.current, sequence.lif
+        kernels = isinstance(self.noise, PhiloxNoise)
+        types = {torch.float32} if self.conditional else TYPES
         if (
-            not isinstance(self.noise, PhiloxNoise)
-            or self.pathwise
+            self.pathwise
             or self.firing
             or not neuron.noise
             or lif.learns
             or sequence.state.requires_grad
-            or x.dtype not in ({torch.float32} if self.conditional else TYPES)
             or neuron not in self.binary
+            or (x.dtype not in types if kernels else self.conditional)
         ):
             return None
         trace, steps = self.traces[neuron], len(x)
@@ -314,6 +329,7 @@ class Recording:
             steps=steps,
             first_step=call,
             bits=room,
+            summed=source is not None and static and not self.causal,
         )
         trace.packed = Packed(room, range(steps), spikes.shape)
         event = Event(list(range(call, call + steps)), x.shape[1:], x.dtype, None, targets, None)

@@ -17,7 +17,7 @@ from conftest import SnnTorchNet, SpikingJellyNet
 from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
-from nit_snn import NITLearner, fused, swap_neurons
+from nit_snn import NITLearner, fused, swap_neurons, torch_layer
 from nit_snn.recording import Recording
 
 
@@ -84,12 +84,18 @@ def inputs(net: nn.Module) -> Tensor:
 
 
 def gradients(
-    name: str, monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: torch.dtype, **options: Any
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    fast: bool,
+    dtype: torch.dtype,
+    backend: str = "reference",
+    **options: Any,
 ) -> dict[str, Tensor]:
     """Two passes, so that the second one's noise is another; the gradient of both."""
-    monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
+    monkeypatch.setenv("NIT_SNN_BACKEND", backend)
     if not fast:
         monkeypatch.setattr(Recording, "plain", False)
+        monkeypatch.setattr(Recording, "_closed", lambda self, charge, sources: False)
         monkeypatch.setattr(Recording, "run", lambda self, neuron, sequence: None)
     torch.manual_seed(0)
     net = swap_neurons(NETWORKS[name](), sigma=0.7).to(dtype)
@@ -234,3 +240,42 @@ def test_nothing_is_kept_but_bits_and_the_input(monkeypatch: pytest.MonkeyPatch)
             assert target.source.activity.bits.nbytes == 16 // 8 * 20 * 6
         else:
             assert target.source.name == "body.0"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rule": "nit-s"},
+        {"learn_sigma": True},
+        {"learn_sigma": True, "store_noise": False},
+        {"antithetic": True},
+        {"layerwise": True, "learn_sigma": True},
+        {"causal": True, "learn_sigma": True},
+        {"causal": True, "store_noise": False},
+        {"noise": "table"},
+        {"sobol": True},
+        {"replicas": "auto", "replica_bounds": (8, 8)},
+        {"route": "general"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "name", ["snntorch zero", "lapicque", "rleaky", "lif sequence", "lif soft", "if", "convolution"]
+)
+def test_few_passes_by_torch(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On torch's backend too, sequences and closed forms give what single steps do; in float64."""
+    if options.get("causal") and name not in ("lapicque", "rleaky", "lif soft", "if"):
+        pytest.skip("its losses are not made per step here")
+    compare(name, monkeypatch, torch.float64, backend="torch", **options)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 2**18])
+def test_few_passes_in_chunks(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = gradients("lif sequence", monkeypatch, False, torch.float64, backend="torch")
+    monkeypatch.setattr(torch_layer, "_AT_ONCE", at_once)
+    found = gradients("lif sequence", monkeypatch, True, torch.float64, backend="torch")
+    for key, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[key])

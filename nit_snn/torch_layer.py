@@ -1,0 +1,170 @@
+"""A sequence of noisy steps by torch, and its scores: `nit_snn.fused.Layer` without a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .bits import pack_into
+from .emitted import Packed
+from .fused import Past
+from .neurons.base import Lif
+from .neurons.closed_form import add, noisy_step, number
+from .rules import Scores, scores
+
+#: How many numbers are weighted at once: as many as a processor's cache holds.
+_AT_ONCE = 2**18
+
+
+@dataclass(eq=False)
+class TorchLayer:
+    """One layer's noise in one pass.
+
+    Attributes:
+        draw: The noise of a call, from its number, shape (N, *) and type.
+        sigma: Its noise level, a scalar or broadcasting to (*).
+        rule: "nit" or "nit-s".
+        learn_sigma: Whether the noise level's scores are wanted.
+        store: Keep the scores, instead of drawing the noise again.
+        kept: The scores of a call, or under the first of several their sum.
+    """
+
+    draw: Callable[[int, torch.Size, torch.dtype], Tensor]
+    sigma: Tensor
+    rule: str
+    learn_sigma: bool
+    store: bool
+    kept: dict[int, Scores] = field(default_factory=dict)
+
+    @property
+    def signs(self) -> bool:
+        """See `nit_snn.fused.Layer`."""
+        return self.rule == "nit-s"
+
+    def run(
+        self,
+        current: Tensor,
+        state: Tensor,
+        lif: Lif,
+        threshold: Tensor | float,
+        *,
+        steps: int,
+        first_step: int,
+        bits: Tensor,
+        summed: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """See `nit_snn.fused.Layer.run`; with `summed` the scores are kept as one sum."""
+        shape, dtype = current.shape[1:], current.dtype
+        spikes = current.new_empty((steps, *shape))
+        fired: Tensor | None = None
+        for t in range(steps):
+            eps = self.draw(first_step + t, shape, dtype)
+            now = current[t if len(current) == steps else 0]
+            membrane, fires = noisy_step(now, state, fired, lif, threshold, self.sigma, eps)
+            pack_into(bits, fires, t)
+            fired = spikes[t].copy_(fires)
+            state = _left_behind(membrane, fires, fired, lif, threshold)
+            if self.store:
+                self._keep(first_step if summed else first_step + t, eps)
+        return spikes, state
+
+    def _keep(self, call: int, eps: Tensor) -> None:
+        found = scores(eps, self.rule, self.learn_sigma)
+        if call in self.kept:
+            self.kept[call] += found
+        else:
+            self.kept[call] = found
+
+    def cotangents(
+        self,
+        weight: Tensor,
+        shape: torch.Size,
+        steps: range,
+        *,
+        gain: float | Tensor = 1.0,
+        summed: bool = False,
+        whole: bool = False,
+        dtype: torch.dtype = torch.float32,
+        past: Past | None = None,
+    ) -> Iterator[tuple[range, Tensor]]:
+        """See `nit_snn.fused.Layer.cotangents`."""
+        length = len(steps) if whole else max(1, _AT_ONCE // max(1, shape.numel()))
+        rows = (-1, *(1,) * (len(shape) - 1))
+        if summed and weight.dim() == 1:
+            score = self._total(steps, shape, dtype).drift
+            yield range(len(steps)), score * self._scale(weight.view(rows), gain, score.dtype)
+            return
+        total: Tensor | None = None
+        for start in range(0, len(steps), length):
+            chunk = range(start, min(start + length, len(steps)))
+            own = weight[chunk.start : chunk.stop] if weight.dim() > 1 else weight[None]
+            held = [self._of(steps[t], shape, dtype).drift for t in chunk]
+            score = held[0][None] if len(held) == 1 else torch.stack(held)
+            found = score * self._scale(own.reshape(len(own), *rows), gain, score.dtype)
+            if summed:
+                total = found.sum(0) if total is None else total + found.sum(0)
+            else:
+                yield chunk, found
+        if total is not None:
+            yield range(len(steps)), total
+
+    def _scale(self, weight: Tensor, gain: float | Tensor, dtype: torch.dtype) -> Tensor:
+        """What multiplies a score: `A * gain / sigma`; a direction keeps its scale."""
+        weight = weight.to(dtype)
+        if self.signs:
+            return weight * (gain != 0) if isinstance(gain, Tensor) else weight
+        return weight * (gain / self.sigma.to(dtype))
+
+    def sigma_total(
+        self, weight: Tensor, shape: torch.Size, calls: list[int], past: Past | None = None
+    ) -> Tensor:
+        """See `nit_snn.fused.Layer.sigma_total`."""
+        rows = (-1, *(1,) * (len(shape) - 1))
+        dtype = self.sigma.dtype
+        if weight.dim() == 1 and self.store and calls[0] in self.kept:
+            parts = {call: self.kept[call].sigma for call in calls if call in self.kept}
+        else:
+            parts = {call: self._of(call, shape, dtype).sigma for call in calls}
+        total = torch.zeros(shape[1:], dtype=dtype, device=self.sigma.device)
+        for call, score in parts.items():
+            assert score is not None
+            own = weight if weight.dim() == 1 else weight[call - calls[0]]
+            total += (own.view(rows).to(score.dtype) * score).sum(0).to(dtype)
+        return total
+
+    def of_linear(
+        self, weight: Tensor, spikes: Packed, steps: range, outputs: int, gain: float | Tensor
+    ) -> Tensor | None:
+        """torch has no product with bits."""
+        return None
+
+    def _of(self, call: int, shape: torch.Size, dtype: torch.dtype) -> Scores:
+        """The scores of one call."""
+        if self.store:
+            return self.kept[call]
+        return scores(self.draw(call, shape, dtype), self.rule, self.learn_sigma)
+
+    def _total(self, steps: range, shape: torch.Size, dtype: torch.dtype) -> Scores:
+        """The sum of some calls' scores."""
+        if self.store:
+            return self.kept[steps.start]
+        first, *others = (self._of(call, shape, dtype) for call in steps)
+        total = Scores(first.drift.clone(), first.sigma)
+        for other in others:
+            total += other
+        return total
+
+
+def _left_behind(
+    membrane: Tensor, fires: Tensor, fired: Tensor, lif: Lif, threshold: Tensor | float
+) -> Tensor:
+    """What the next step starts from; the membrane itself is written to."""
+    dynamics = lif.dynamics
+    if dynamics.delayed or dynamics.reset == "none":
+        return membrane
+    if dynamics.reset == "soft":
+        return add(membrane, fired, -number(threshold))
+    return membrane.masked_fill_(fires, dynamics.v_reset)
