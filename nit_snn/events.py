@@ -49,8 +49,9 @@ class Event:
     What the noise belongs to: outputs of synapses (`targets`), a drift that holds its local graph,
     or both; neither where only the noise level is learned. `link` is there if the drift is
     differentiated in an earlier call's membrane, too: that call, and the derivative. A `sequence`
-    is a run of calls at once; `drift` is then what entered it, (T, N, *), with `gain`, and `past`
-    is there if its scores are conditioned on the spikes.
+    is a run of calls at once, `static` if one and the same current enters them; `drift` is then
+    what entered it, (T, N, *), with `gain`, and `past` is there if its scores are conditioned on
+    the spikes.
     """
 
     calls: list[int]
@@ -62,6 +63,7 @@ class Event:
     carried: Carried | None = None
     link: Link | None = None
     sequence: bool = False
+    static: bool = False
     gain: float | Tensor = 1.0
     past: Past | None = None
 

@@ -116,15 +116,13 @@ class Gathering:
                 for pair in found:
                     estimate.add(*pair)
                 return total
-        static = source is not None and source.static
         for steps, cotangent in layer.cotangents(
             weight,
             event.shape,
             calls,
             gain=event.gain if target is None else gain,
-            summed=static,
-            # Whether an input counts as spikes is told from all of it.
-            whole=event.drift is not None or (layer.signs and not _is_packed(source)),
+            summed=event.static,
+            whole=not _comes_in_steps(source, len(calls), layer.signs),
             dtype=event.dtype,
             past=event.past,
         ):
@@ -134,9 +132,10 @@ class Gathering:
                 estimate.drifts.append(event.drift)
                 estimate.cotangents.append(cotangent.to(event.drift.dtype))
             elif source is not None:
-                self._through(source, cotangent, estimate, None if static else steps)
+                whole = event.static or len(steps) == len(calls)
+                self._through(source, cotangent, estimate, None if whole else steps)
             if measure:
-                share = cotangent if static else cotangent.sum(0)
+                share = cotangent if event.static else cotangent.sum(0)
                 total = share if total is None else total + share
         return total
 
@@ -259,5 +258,9 @@ class Gathering:
         return total
 
 
-def _is_packed(source: Source | None) -> bool:
-    return source is not None and isinstance(source.activity, Packed)
+def _comes_in_steps(source: Source | None, steps: int, signed: bool) -> bool:
+    """Whether a synapse takes the cotangent of some steps of its output alone."""
+    if source is None or source.output_shape[0] != steps:
+        return False
+    # Whether an input that is no bits counts as spikes is told from all of it.
+    return not signed or isinstance(source.activity, Packed)

@@ -329,11 +329,11 @@ class Recording:
             steps=steps,
             first_step=call,
             bits=room,
-            summed=source is not None and static and not self.causal,
+            summed=static and not self.causal,
         )
         trace.packed = Packed(room, range(steps), spikes.shape)
         event = Event(list(range(call, call + steps)), x.shape[1:], x.dtype, None, targets, None)
-        event.sequence = True
+        event.sequence, event.static = True, static
         if source is None and x.requires_grad:
             event.drift, event.gain = x, lif.gain
         if self.conditional:
