@@ -16,6 +16,7 @@ def library() -> ctypes.CDLL | None:
         held = [f for f in files(_PACKAGE) or [] if ".so" in f.name]
     except PackageNotFoundError:
         return None
+    loaded = None
     # It looks for its built-in functions by name: they have to be there already.
     for kind in ("libnvrtc-builtins.so", "libnvrtc.so"):
         for file in held:
@@ -39,15 +40,16 @@ def compiled(source: str, name: str, options: tuple[str, ...], cubin: bool = Fal
             ctypes.byref(program), source.encode(), name.encode(), 0, None, None
         )
     )
-    failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
-    lines = _text(nvrtc, program, "ProgramLog").rstrip(b"\0").decode().splitlines()
-    # Capability 7.0 is on its way out of CUDA; that is known.
-    log = [line for line in lines if line.strip() and "are deprecated" not in line]
-    if failed or log:
-        raise RuntimeError(f"{name} {options}: {log}")
-    found = _text(nvrtc, program, "CUBIN" if cubin else "PTX")
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return found
+    try:
+        failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
+        lines = _text(nvrtc, program, "ProgramLog").rstrip(b"\0").decode().splitlines()
+        # Capability 7.0 is on its way out of CUDA; that is known.
+        log = [line for line in lines if line.strip() and "Architectures prior to" not in line]
+        if failed or log:
+            raise RuntimeError("\n".join([f"{name} {options}", *log]))
+        return _text(nvrtc, program, "CUBIN" if cubin else "PTX")
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 
 def _text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import nvrtc
 import pytest
 import torch
 
 from nit_snn.kernels.launch import FOLDER, REALS, options, source
 
-nvrtc = pytest.importorskip("nvrtc")
 if nvrtc.library() is None:
     pytest.skip("there is no NVRTC of CUDA 12 for this platform", allow_module_level=True)
 
@@ -41,6 +41,9 @@ def test_it_assembles(kernel: str) -> None:
     assert nvrtc.compiled(source(kernel), f"{kernel}.cu", arguments, cubin=True)[:4] == b"\x7fELF"
 
 
-def test_what_does_not_compile_is_noticed() -> None:
-    with pytest.raises(RuntimeError, match="undefined"):
-        nvrtc.compiled("__global__ void f() { g(); }", "f.cu", ())
+@pytest.mark.parametrize(
+    ("body", "message"), [("g();", "undefined"), ("int unused;", "never referenced")]
+)
+def test_errors_and_warnings_are_noticed(body: str, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        nvrtc.compiled(f"__global__ void f() {{ {body} }}", "f.cu", ())

@@ -80,12 +80,15 @@ def test_variance_ratios_are_those_of_the_benchmark() -> None:
         return min(ratios), max(ratios)
 
     shallow, deep, long = "784-50-10", "784-50-50-50-10", "784-50-50-10, long memory"
+    fitted = "784-50-10, fitted"
     plain, others, best = "plain Eq. 8", "leave-one-out", "control time, pathwise"
     text = " ".join(README.split())
     design = " ".join((ROOT / "docs/design.md").read_text().split())
     for network, name, readme in (
         (shallow, others, "is {} times lower"),
         (shallow, best, "and {} times with"),
+        (fitted, others, "training ({} and"),
+        (fitted, best, "and {} times in a network"),
         (deep, others, f"{deep} {{}} and"),
         (deep, best, "and {} times, and"),
         (long, others, "beta = 0.95) {} and"),
@@ -93,7 +96,7 @@ def test_variance_ratios_are_those_of_the_benchmark() -> None:
     ):
         low, high = span(network, name, plain, "variance_x_time")
         assert readme.format(f"{low:.0f} to {high:.0f}") in text
-        assert f"{low:.0f} to {high:.0f} times" in design
+        assert f"{low:.0f} to {high:.0f}" in design
     for network in (shallow, deep, long):
         for name in (
             "pathwise",

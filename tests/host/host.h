@@ -85,7 +85,8 @@ void call(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
 }
 
 template <class... A>
-void launch(void (*kernel)(A...), u32 grid_x, u32 grid_y, u32 block, void **arguments) {
+void launch(
+    void (*kernel)(A...), u32 first, u32 grid_x, u32 grid_y, u32 block, void **arguments) {
     struct Call {
         void (*kernel)(A...);
         void **arguments;
@@ -99,7 +100,7 @@ void launch(void (*kernel)(A...), u32 grid_x, u32 grid_y, u32 block, void **argu
     gridDim = {grid_x, grid_y, 1};
     blockDim = {block, 1, 1};
     for (u32 y = 0; y < grid_y; ++y)
-        for (u32 x = 0; x < grid_x; ++x) {
+        for (u32 x = first; x < grid_x; ++x) {
             blockIdx = {x, y, 0};
             run_block(fibres);
         }
@@ -110,5 +111,8 @@ void launch(void (*kernel)(A...), u32 grid_x, u32 grid_y, u32 block, void **argu
 // What the tests call, through ctypes.
 #define NIT_HOST_ENTRY(kernel)                                                                 \
     extern "C" void launch_##kernel(u32 x, u32 y, u32 block, void **arguments) {               \
-        host::launch(kernel, x, y, block, arguments);                                          \
+        host::launch(kernel, 0, x, y, block, arguments);                                       \
+    }                                                                                          \
+    extern "C" void launch_last_##kernel(u32 x, u32 y, u32 block, void **arguments) {          \
+        host::launch(kernel, x - 1, x, y, block, arguments);                                   \
     }

@@ -16,18 +16,21 @@ from nit_snn.kernels.launch import FOLDER, Launch, options
 _HERE = Path(__file__).parent
 
 
-def run_on_host(what: Launch) -> None:
-    """A launcher for tests: what the kernel does, without a GPU."""
+def run_on_host(what: Launch, entry: str = "launch") -> None:
+    """A launcher for tests: what the kernel does, without a GPU.
+
+    With "launch_last" as `entry` only the last blocks of the grid's first dimension run.
+    """
     numbers = what.numbers()
     assert all(isinstance(n, np.generic) for n in numbers)
     cells = [np.array([n]) for n in numbers]
     addresses = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
-    launch = _compiled(what.kernel, what.real)
+    launch = _compiled(what.kernel, what.real, entry)
     launch(*what.grid, what.block, addresses)
 
 
 @cache
-def _compiled(kernel: str, real: torch.dtype) -> ctypes._CFuncPtr:
+def _compiled(kernel: str, real: torch.dtype, name: str) -> ctypes._CFuncPtr:
     folder = Path(tempfile.mkdtemp(prefix="nit_snn_"))
     entry = folder / f"{kernel}.cpp"
     entry.write_text(f'#include "{FOLDER / kernel / "kernel.cu"}"\nNIT_HOST_ENTRY({kernel})\n')
@@ -36,7 +39,7 @@ def _compiled(kernel: str, real: torch.dtype) -> ctypes._CFuncPtr:
     mode = [o for o in options(real) if not o.startswith("--std")]
     command = ["g++", *flags, "-fPIC", "-DNIT_HOST", f"-I{_HERE}", *mode, str(entry)]
     subprocess.run([*command, "-o", str(built)], check=True)
-    function = getattr(ctypes.CDLL(str(built)), f"launch_{kernel}")
+    function = getattr(ctypes.CDLL(str(built)), f"{name}_{kernel}")
     function.argtypes = [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p]
     function.restype = None
     return function
