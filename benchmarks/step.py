@@ -1,0 +1,203 @@
+"""The time of a learning step, against backpropagation through time, in one process.
+
+    python benchmarks/step.py
+
+784-50-10 over 8 steps with a batch of 256: forward, loss, and the gradient in `.grad`. A step of
+NIT holds 16 replicas of each sample, and what is compared is the time of one of them. All methods
+take turns, round after round, so that whatever else the machine does meets all of them alike; the
+numbers are medians and quartiles over the rounds, and ratios of medians. Writes step.json and
+step.png to --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import snntorch as snn
+import torch
+import torch.nn.functional as F
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nit_snn import NITLearner, swap_neurons
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+import training
+
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "antithetic": {"antithetic": True},
+    "noise from a table": {"noise": "table"},
+    "noise drawn twice": {"store_noise": False},
+    "control time, pathwise": {"control": "time", "conditional": "pathwise"},
+}
+
+
+class SnnTorch(nn.Module):
+    """Step by step, as snnTorch's tutorials do."""
+
+    def __init__(self, sizes: list[int], steps: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(*sizes[:2]), nn.Linear(*sizes[1:])
+        self.lif, self.steps = snn.Leaky(beta=0.5, reset_mechanism="zero"), steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane, outputs = self.lif.reset_mem(), []
+        for _ in range(self.steps):
+            spikes, membrane = self.lif(self.fc1(x), membrane)
+            outputs.append(self.fc2(spikes))
+        return torch.stack(outputs).sum(0)
+
+
+class SpikingJelly(nn.Module):
+    """All steps at once, its fastest mode."""
+
+    def __init__(self, sizes: list[int], steps: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = layer.Linear(*sizes[:2]), layer.Linear(*sizes[1:])
+        self.lif, self.steps = neuron.LIFNode(), steps
+        functional.set_step_mode(self, "m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.reset_net(self)
+        return self.fc2(self.lif(self.fc1(x.expand(self.steps, *x.shape)))).sum(0)
+
+
+FRAMEWORKS = {"snnTorch": SnnTorch, "SpikingJelly": SpikingJelly}
+
+
+def bptt(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
+    def step() -> None:
+        net.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+
+    return step
+
+
+def nit(net: nn.Module, learner: NITLearner, x: Tensor, y: Tensor) -> Callable[[], None]:
+    def step() -> None:
+        net.zero_grad()
+        with learner.record():
+            xr, yr = learner.expand(x, y)
+            losses = F.cross_entropy(net(xr), yr, reduction="none")
+        learner.backward(losses)
+
+    return step
+
+
+def methods(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    """Every method's learning step, by name."""
+    x, y = torch.rand(args.batch_size, 784), torch.randint(10, (args.batch_size,))
+    found = {}
+    for framework, build in FRAMEWORKS.items():
+        sizes = [784, args.hidden, 10]
+        found[f"{framework}, BPTT"] = bptt(build(sizes, args.steps), x, y)
+        for name, options in ESTIMATORS.items():
+            net = swap_neurons(build(sizes, args.steps), sigma=0.5)
+            learner = NITLearner(net, replicas=args.replicas, seed=args.seed, **options)
+            found[f"{framework}, NIT, {name}"] = nit(net, learner, x, y)
+    return found
+
+
+def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each step in each round."""
+    for step in steps.values():
+        step()
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in tqdm(range(rounds), desc="rounds", leave=False):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            found[name].append(1000 * (time.perf_counter() - started))
+    return found
+
+
+def rows_of(found: dict[str, list[float]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Medians, quartiles, and the time of one replica against the faster BPTT."""
+    faster = min(statistics.median(t) for name, t in found.items() if name.endswith("BPTT"))
+    rows = []
+    for name, times in found.items():
+        low, median, high = statistics.quantiles(times, n=4)
+        replicas = 1 if name.endswith("BPTT") else args.replicas
+        rows.append(
+            {
+                "method": name,
+                "replicas": replicas,
+                "milliseconds": median,
+                "quartiles": [low, high],
+                "bptt_over_one_replica": faster / (median / replicas),
+            }
+        )
+    return rows
+
+
+def picture(rows: list[dict[str, Any]], path: Path) -> None:
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    names = [row["method"] for row in rows]
+    values = [row["milliseconds"] / row["replicas"] for row in rows]
+    colours = ["0.4" if name.endswith("BPTT") else "C0" for name in names]
+    axis.barh(names, values, color=colours)
+    for i, row in enumerate(rows):
+        low, high = (q / row["replicas"] for q in row["quartiles"])
+        axis.plot([low, high], [i, i], color="k", lw=1.5)
+    axis.invert_yaxis()
+    axis.set(xlabel="milliseconds of a learning step, of NIT for one replica")
+    axis.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--hidden", type=int, default=50)
+    add("--steps", type=int, default=8)
+    add("--batch-size", type=int, default=256)
+    add("--replicas", type=int, default=16)
+    add("--rounds", type=int, default=40)
+    add("--threads", type=int, default=1)
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, default=Path("docs/benchmarks"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    rows = rows_of(measure(methods(args), args.rounds), args)
+    args.output.mkdir(parents=True, exist_ok=True)
+    results = {
+        "command": " ".join(["python", *sys.argv]),
+        "network": f"784-{args.hidden}-10, T={args.steps}, batch {args.batch_size}",
+        "rounds": args.rounds,
+        "seed": args.seed,
+        "versions": training.installed("nit-snn", "torch", "snntorch", "spikingjelly"),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {training.processor()}, {args.threads} threads",
+        "rows": rows,
+    }
+    (args.output / "step.json").write_text(json.dumps(results, indent=1) + "\n")
+    picture(rows, args.output / "step.png")
+    print(f"{'':38}{'ms':>8}{'of one replica':>16}{'BPTT / it':>11}")
+    for row in rows:
+        one = row["milliseconds"] / row["replicas"]
+        print(
+            f"{row['method']:38}{row['milliseconds']:8.2f}{one:16.3f}"
+            f"{row['bptt_over_one_replica']:11.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The step benchmark runs, and its ratios are those of its medians."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_ratios_are_those_of_the_medians(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    step = importlib.import_module("step")
+    small = ["--batch-size", "4", "--replicas", "4", "--rounds", "3", "--steps", "3"]
+    monkeypatch.setattr(sys, "argv", ["step.py", *small, "--output", str(tmp_path)])
+    step.main()
+    results = json.loads((tmp_path / "step.json").read_text())
+    assert {"command", "versions", "machine", "network", "seed"} <= set(results)
+    rows = {row["method"]: row for row in results["rows"]}
+    assert len(rows) == 2 * (1 + len(step.ESTIMATORS))
+    faster = min(rows[f"{name}, BPTT"]["milliseconds"] for name in step.FRAMEWORKS)
+    table = capsys.readouterr().out
+    for name, row in rows.items():
+        assert row["quartiles"][0] <= row["milliseconds"] <= row["quartiles"][1]
+        assert row["replicas"] == (1 if name.endswith("BPTT") else 4)
+        one = row["milliseconds"] / row["replicas"]
+        assert row["bptt_over_one_replica"] == pytest.approx(faster / one)
+        assert f"{row['milliseconds']:.2f}" in table
+    assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
