@@ -14,7 +14,7 @@ from conftest import SpikingJellyNet
 import nit_snn.backend as module
 from nit_snn import NITLearner, backends, swap_neurons
 from nit_snn.backend import backend_of
-from nit_snn.errors import BackendError
+from nit_snn.errors import AttachError, BackendError
 from nit_snn.kernels import launch as launching
 from nit_snn.kernels.launch import Launch
 
@@ -171,3 +171,10 @@ def test_passes_that_only_the_device_has_counted_are_not_lost(
         learner.net(learner.expand(torch.rand(3, 4)))
     learner._counters[CPU].add_(5)  # as a replayed graph does
     assert learner.state_dict()["passes"] == 6
+
+
+def test_more_replicas_than_a_counter_can_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
+    learner = NITLearner(swap_neurons(SpikingJellyNet()), replicas=2**16 + 1)
+    with pytest.raises(AttachError, match="65536 replicas"), learner.record():
+        pass

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from ..distributed import ALONE, Ranks
+from ..errors import AttachError
 from .philox import Stream, signed
 from .weighted_score.op import weighted_score
+
+
+_MOST_REPLICAS = 2**16  # a half word of the counter
 
 
 class PhiloxNoise:
@@ -23,6 +27,9 @@ class PhiloxNoise:
         antithetic: Replica c + C/2 gets minus the noise of replica c.
         layerwise: Replica c gets noise in layer `c % layers` only, and zeros elsewhere.
         ranks: Who shares out the replicas; `replicas` are this process's then.
+
+    Raises:
+        AttachError: More replicas than a counter can name.
     """
 
     def __init__(
@@ -40,6 +47,11 @@ class PhiloxNoise:
         self.antithetic = antithetic
         self.layerwise = layerwise
         self.first = ranks.first(replicas // 2 if antithetic else replicas)
+        if replicas * ranks.sharers > _MOST_REPLICAS:
+            raise AttachError(
+                f"The kernels' noise can name {_MOST_REPLICAS} replicas of a sample, not "
+                f"{replicas * ranks.sharers}. Use fewer, or NIT_SNN_BACKEND=torch."
+            )
 
     def stream(self, device: torch.device, layer: int, layers: int) -> Stream:
         """The noise of one layer in this pass."""
