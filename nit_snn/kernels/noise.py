@@ -13,7 +13,6 @@ from ..errors import AttachError
 from .philox import Stream, signed
 from .weighted_score.op import weighted_score
 
-
 _MOST_REPLICAS = 2**16  # a half word of the counter
 
 
