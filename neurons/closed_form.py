@@ -17,7 +17,7 @@ def noisy_step(
     threshold: float | Tensor,
     sigma: float | Tensor,
     noise: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """`u = decay * (v - rest) + rest + gain * I + sigma * eps` with its resets (Eq. 7).
 
     Args:
@@ -30,13 +30,13 @@ def noisy_step(
         noise: eps, (N, *).
 
     Returns:
-        The membrane before it fires and where it fires (bool), both (N, *).
+        The membrane before it fires, (N, *).
     """
     dynamics = lif.dynamics
     reset = dynamics.reset if dynamics.delayed else "none"
     level = number(threshold)
     if fired is None or reset == "none":  # without a reset nobody asks
-        fired = state if reset == "none" else _fires(state, level, dynamics).to(current.dtype)
+        fired = state if reset == "none" else spikes_of(state, level, dynamics)
     if reset == "hard":
         apart = state - dynamics.v_reset if dynamics.v_reset else state
         state = torch.addcmul(state, apart, fired, value=-1)
@@ -58,11 +58,37 @@ def noisy_step(
     elif reset == "whole":
         membrane.addcmul_(membrane, fired, value=-1)
     add(membrane, noise.to(membrane.dtype), number(sigma))
-    return membrane, _fires(membrane, level, dynamics)
+    return membrane
 
 
-def _fires(membrane: Tensor, threshold: float | Tensor, dynamics: Dynamics) -> Tensor:
-    return membrane >= threshold if dynamics.or_equal else membrane > threshold
+def spikes_of(
+    membrane: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor | None = None
+) -> Tensor:
+    """Where a membrane fires, zeros and ones in its own type, (N, *); into `out` if given.
+
+    Compared straight into numbers: torch takes ten times as long to make these from bool.
+    """
+    found = torch.empty_like(membrane) if out is None else out
+    compare = torch.ge if dynamics.or_equal else torch.gt
+    return compare(membrane, number(threshold), out=found)
+
+
+def left_behind(membrane: Tensor, fired: Tensor, lif: Lif, threshold: float | Tensor) -> Tensor:
+    """The state that the next step starts from; the membrane itself is written to.
+
+    Args:
+        membrane: Before it fires, (N, *).
+        fired: Where it fires, zeros and ones in its type.
+        lif: What the membrane does.
+        threshold: Where it fires.
+    """
+    dynamics = lif.dynamics
+    if dynamics.delayed or dynamics.reset == "none":
+        return membrane
+    if dynamics.reset == "soft":
+        return add(membrane, fired, -number(threshold))
+    apart = membrane - dynamics.v_reset if dynamics.v_reset else membrane
+    return membrane.addcmul_(apart, fired, value=-1)
 
 
 def add(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from .firing import Firing
 from .fused import GIVEN, TYPES, Layer, Past
 from .kernels.noise import PhiloxNoise
 from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
-from .neurons.closed_form import noisy_step
+from .neurons.closed_form import noisy_step, spikes_of
 from .neurons.functional import perturb
 from .noise import Noise
 from .pathwise import Link, carried, gap, silent_mean, spike_scores, wandering
@@ -211,11 +211,9 @@ class Recording:
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, current.dim()
         noise = self.draw(trace, call, current.shape, current.dtype)
         fired = neuron._spikes_of(state) if trace.calls > 1 else None
-        membrane, fires = noisy_step(
-            current, state, fired, lif, charge.threshold, neuron.sigma, noise
-        )
+        membrane = noisy_step(current, state, fired, lif, charge.threshold, neuron.sigma, noise)
         if neuron in self.binary:
-            neuron._remember(membrane, fires.to(membrane.dtype))
+            neuron._remember(membrane, spikes_of(membrane, charge.threshold, lif.dynamics))
         learn_sigma = neuron.sigma.requires_grad
         if targets or learn_sigma:
             kept = scores(noise, self.rule, learn_sigma) if self.store_noise else None

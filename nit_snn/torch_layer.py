@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from .bits import pack_into
+from .bits import Packer
 from .emitted import Packed
 from .fused import Past
 from .neurons.base import Lif
-from .neurons.closed_form import add, noisy_step, number
+from .neurons.closed_form import left_behind, noisy_step, spikes_of
 from .rules import Scores, scores
 
 #: How many numbers are weighted at once: as many as a processor's cache holds.
@@ -58,17 +58,21 @@ class TorchLayer:
     ) -> tuple[Tensor, Tensor]:
         """See `nit_snn.fused.Layer.run`; with `summed` the scores are kept as one sum."""
         shape, dtype = current.shape[1:], current.dtype
+        if len(current) < steps:  # the same at all steps: its factor once
+            current, lif = current * lif.gain, replace(lif, gain=1.0)
         spikes = current.new_empty((steps, *shape))
+        packer = Packer(bits)
         fired: Tensor | None = None
         for t in range(steps):
             eps = self.draw(first_step + t, shape, dtype)
             now = current[t if len(current) == steps else 0]
-            membrane, fires = noisy_step(now, state, fired, lif, threshold, self.sigma, eps)
-            pack_into(bits, fires, t)
-            fired = spikes[t].copy_(fires)
-            state = _left_behind(membrane, fires, fired, lif, threshold)
+            membrane = noisy_step(now, state, fired, lif, threshold, self.sigma, eps)
+            fired = spikes_of(membrane, threshold, lif.dynamics, out=spikes[t])
+            packer.add(fired)
+            state = left_behind(membrane, fired, lif, threshold)
             if self.store:
                 self._keep(first_step if summed else first_step + t, eps)
+        packer.close()
         return spikes, state
 
     def _keep(self, call: int, eps: Tensor) -> None:
@@ -156,15 +160,3 @@ class TorchLayer:
         for other in others:
             total += other
         return total
-
-
-def _left_behind(
-    membrane: Tensor, fires: Tensor, fired: Tensor, lif: Lif, threshold: Tensor | float
-) -> Tensor:
-    """What the next step starts from; the membrane itself is written to."""
-    dynamics = lif.dynamics
-    if dynamics.delayed or dynamics.reset == "none":
-        return membrane
-    if dynamics.reset == "soft":
-        return add(membrane, fired, -number(threshold))
-    return membrane.masked_fill_(fires, dynamics.v_reset)
