@@ -58,7 +58,7 @@ class Charge:
         drift: Computes m, (N, *), from the values of the currents. Whatever else it depends on, a
             learnable decay or a current with a memory, is part of its graph.
         threshold: Where the neuron fires.
-        fires: Whether a membrane fires, bool, (N, *).
+        or_equal: Whether it fires at the threshold, too.
         state: The state that the drift was computed from, as the last call left it.
         carry: The derivative of the drift in the membrane that the last call left, given its
             spike; a scalar, or broadcasting to (*).
@@ -72,7 +72,7 @@ class Charge:
     currents: tuple[Current, ...]
     drift: Callable[..., Tensor]
     threshold: Tensor | float = 1.0
-    fires: Callable[[Tensor], Tensor] | None = None
+    or_equal: bool = False
     state: Tensor | None = None
     carry: float | Tensor = 0.0
     wiped: bool = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.noisy_lif.reference import Dynamics
 from .base import Lif
 
 
@@ -36,7 +35,7 @@ def noisy_step(
     reset = dynamics.reset if dynamics.delayed else "none"
     level = number(threshold)
     if fired is None or reset == "none":  # without a reset nobody asks
-        fired = state if reset == "none" else spikes_of(state, level, dynamics)
+        fired = state if reset == "none" else spikes_of(state, level, dynamics.or_equal)
     if reset == "hard":
         apart = state - dynamics.v_reset if dynamics.v_reset else state
         state = torch.addcmul(state, apart, fired, value=-1)
@@ -62,14 +61,14 @@ def noisy_step(
 
 
 def spikes_of(
-    membrane: Tensor, threshold: float | Tensor, dynamics: Dynamics, out: Tensor | None = None
+    membrane: Tensor, threshold: float | Tensor, or_equal: bool, out: Tensor | None = None
 ) -> Tensor:
     """Where a membrane fires, zeros and ones in its own type, (N, *); into `out` if given.
 
     Compared straight into numbers: torch takes ten times as long to make these from bool.
     """
     found = torch.empty_like(membrane) if out is None else out
-    compare = torch.ge if dynamics.or_equal else torch.gt
+    compare = torch.ge if or_equal else torch.gt
     return compare(membrane, number(threshold), out=found)
 
 

@@ -79,7 +79,6 @@ class _NoisyLIF(NoisyNeuron):
                 tuple(Current(current, gain=self._gain) for current in currents),
                 lambda *values: self._after_reset(drift(*values)),
                 threshold=self.threshold,
-                fires=lambda membrane: membrane - self.threshold > 0,
                 state=self.mem,
                 carry=self._carry,
                 wiped=self.reset_mechanism == "zero",

@@ -77,7 +77,7 @@ class _NoisyNode(NoisyNeuron):
                 (Current(x, source, step, self._gain),),
                 lambda current: self._charge(current, v),
                 threshold=self.v_threshold,
-                fires=lambda membrane: membrane - self.v_threshold >= 0,
+                or_equal=True,
                 state=v,
                 carry=self._carry,
                 wiped=self.v_reset is not None,

@@ -23,7 +23,7 @@ class Firing:
     """What a layer did in one call, and how likely it was; every tensor (N, *).
 
     Attributes:
-        spike: Whether it fired, bool.
+        spike: Whether it fired, zeros and ones.
         level: a, the distance to the threshold in units of sigma.
     """
 
@@ -33,7 +33,7 @@ class Firing:
     @cached_property
     def side(self) -> Tensor:
         """+1 with a spike, -1 without."""
-        return self.spike.to(self.level.dtype).mul_(2).sub_(1)
+        return self.spike.mul(2).sub_(1)
 
     @cached_property
     def density(self) -> Tensor:
@@ -53,7 +53,7 @@ class Firing:
     @property
     def probability(self) -> Tensor:
         """p, absolutely exact."""
-        return self.spike.to(self.level.dtype).sub_(self.residual)
+        return self.spike - self.residual
 
     @property
     def lesser(self) -> Tensor:

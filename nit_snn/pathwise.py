@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .firing import Firing, normal_hazard
@@ -81,7 +80,7 @@ def carried(firing: Firing, noise: Tensor, wiped: bool, learn_sigma: bool) -> Ca
     """
     # In exact numbers the share is at most 1, as the noise lies on the spike's side of a.
     share = (firing.hazard / normal_hazard(firing.side * noise)).clamp_(max=1)
-    kept = torch.logical_not(firing.spike).to(noise.dtype) if wiped else None
+    kept = 1 - firing.spike if wiped else None
     sigma = None
     if learn_sigma:
         sigma = noise - share * firing.level
@@ -94,7 +93,7 @@ def carried(firing: Firing, noise: Tensor, wiped: bool, learn_sigma: bool) -> Ca
 def wandering(firing: Firing, noise: Tensor, wiped: bool) -> Tensor:
     """`eps - E[eps | s]`: what the membrane carries on beyond what its spike tells, over sigma."""
     apart = noise - firing.side * firing.hazard
-    return apart.mul_(torch.logical_not(firing.spike)) if wiped else apart
+    return apart.addcmul_(apart, firing.spike, value=-1) if wiped else apart
 
 
 def silent_mean(firing: Firing) -> Tensor:

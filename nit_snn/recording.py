@@ -25,7 +25,7 @@ from .firing import Firing
 from .fused import GIVEN, TYPES, Layer, Past
 from .kernels.noise import PhiloxNoise
 from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
-from .neurons.closed_form import noisy_step, spikes_of
+from .neurons.closed_form import noisy_step, number, spikes_of
 from .neurons.functional import perturb
 from .noise import Noise
 from .pathwise import Link, carried, gap, silent_mean, spike_scores, wandering
@@ -213,7 +213,7 @@ class Recording:
         fired = neuron._spikes_of(state) if trace.calls > 1 else None
         membrane = noisy_step(current, state, fired, lif, charge.threshold, neuron.sigma, noise)
         if neuron in self.binary:
-            neuron._remember(membrane, spikes_of(membrane, charge.threshold, lif.dynamics))
+            neuron._remember(membrane, spikes_of(membrane, charge.threshold, charge.or_equal))
         learn_sigma = neuron.sigma.requires_grad
         if targets or learn_sigma:
             kept = scores(noise, self.rule, learn_sigma) if self.store_noise else None
@@ -457,9 +457,9 @@ def _whole(current: Current) -> Tensor:
 def _firing(
     neuron: NoisyNeuron, charge: Charge, drift: Tensor, membrane: Tensor, dtype: torch.dtype
 ) -> Firing:
-    assert charge.fires is not None
-    level = (charge.threshold - drift.to(dtype)) / neuron.sigma.detach().to(dtype)
-    return Firing(charge.fires(membrane), level)
+    threshold = number(charge.threshold)
+    level = (threshold - drift.to(dtype)).div_(number(neuron.sigma))
+    return Firing(spikes_of(membrane, charge.threshold, charge.or_equal).to(dtype), level)
 
 
 def _warn_of_delayed_reset(name: str) -> None:

@@ -63,9 +63,10 @@ def conditional_scores(noise: Tensor, firing: Firing, learn_sigma: bool) -> Scor
         firing: What the neuron did.
         learn_sigma: Whether the score of the noise level is wanted.
     """
+    fired = firing.spike != 0
     return Scores(
-        torch.where(firing.spike, firing.hazard, noise),
-        torch.where(firing.spike, firing.level * firing.hazard, noise.square() - 1)
+        torch.where(fired, firing.hazard, noise),
+        torch.where(fired, firing.level * firing.hazard, noise.square() - 1)
         if learn_sigma
         else None,
     )

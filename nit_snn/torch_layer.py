@@ -67,7 +67,7 @@ class TorchLayer:
             eps = self.draw(first_step + t, shape, dtype)
             now = current[t if len(current) == steps else 0]
             membrane = noisy_step(now, state, fired, lif, threshold, self.sigma, eps)
-            fired = spikes_of(membrane, threshold, lif.dynamics, out=spikes[t])
+            fired = spikes_of(membrane, threshold, lif.dynamics.or_equal, out=spikes[t])
             packer.add(fired)
             state = left_behind(membrane, fired, lif, threshold)
             if self.store:

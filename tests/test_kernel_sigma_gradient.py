@@ -90,7 +90,7 @@ def test_reference_conditions_as_the_rules_do(case: LayerCase) -> None:
     sigma, threshold = (spread(p, inner).expand(inner) for p in (replay.sigma, replay.threshold))
     wanted = torch.zeros_like(sigma)
     for t, eps in enumerate(case.eps):
-        firing = Firing(spikes[t] > 0, (threshold - membranes[t] + sigma * eps) / sigma)
+        firing = Firing((spikes[t] > 0).float(), (threshold - membranes[t] + sigma * eps) / sigma)
         score = rules.conditional_scores(eps, firing, learn_sigma=True).sigma
         assert score is not None
         weight = case.weight if case.weight.dim() == 1 else case.weight[t]

@@ -141,7 +141,7 @@ def test_reference_conditions_as_the_rules_do(case: LayerCase) -> None:
     assert torch.equal(state, last)
     sigma, threshold = (spread(p, case.span["inner"]) for p in (replay.sigma, replay.threshold))
     for t, eps in enumerate(case.eps):
-        firing = Firing(spikes[t] > 0, (threshold - membranes[t] + sigma * eps) / sigma)
+        firing = Firing((spikes[t] > 0).float(), (threshold - membranes[t] + sigma * eps) / sigma)
         score = rules.conditional_scores(eps, firing, learn_sigma=False).drift
         weight = case.weight if case.weight.dim() == 1 else case.weight[t]
         wanted = rules.weighted_score(score, weight, sigma)
