@@ -41,6 +41,8 @@ class Source:
         version: autograd's version counter of `activity` then.
         output_shape: What came out for it, one time slice likewise.
         static: Whether input and output are the same at all steps of their first dimension.
+        calls: How often the layer was called with this input.
+        readers: How often a neuron was given what came out, untouched.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Source:
     version: int
     output_shape: torch.Size
     static: bool
+    calls: int = 0
+    readers: int = 0
 
     @property
     def followed(self) -> bool:
@@ -66,6 +70,7 @@ class Source:
         """
         source = _marked(current)
         if source is not None:
+            source.readers += 1
             return source, source.static
         if repeats_over_time(current):
             source = _marked(current[0])
@@ -176,6 +181,8 @@ class Tap:
         self.module = module
         self._gradient: SynapseGradient | None = None
         self._last: _Last | None = None
+        self._made: list[Source] = []
+        self._direct = False
 
     def install(self) -> None:
         """Stands in, unless the layer was patched, pruned or reparametrised since."""
@@ -185,6 +192,8 @@ class Tap:
 
     def remove(self) -> None:
         self._last = None
+        self._direct = bool(self._made) and all(s.readers >= s.calls for s in self._made)
+        self._made = []
         if vars(self.module).get("forward") is self:
             del self.module.forward
 
@@ -200,7 +209,13 @@ class Tap:
         last = self._last
         if last is None or last.conditions != conditions or not _same(last.samples, tensors):
             self._last = last = self._compute(x, conditions, tensors)
-        output = last.output.clone()
+            self._made.append(last.source)
+        last.source.calls += 1
+        if last.source.static and self._direct:
+            # Nothing but a neuron has read it so far: one slice of memory will do.
+            output = last.output[:1].clone().expand_as(last.output)
+        else:
+            output = last.output.clone()
         setattr(output, _MARK, _Output(last.source, output._version))
         return output
 

@@ -239,10 +239,23 @@ def test_what_repeats_may_be_written_to() -> None:
     jelly = nn.Sequential(layer.Linear(4, 3), nn.ReLU(inplace=True), neuron.LIFNode())
     functional.set_step_mode(swap_neurons(jelly).double(), "m")
     learner = NITLearner(jelly, replicas=4)
-    with learner.record():
-        out = jelly(learner.expand(X).unsqueeze(0).expand(3, 20, 4))
-    learner.backward(out.sum(0).sum(1))
+    for _ in range(2):  # the second pass knows what the first one did
+        with learner.record():
+            out = jelly(learner.expand(X).unsqueeze(0).expand(3, 20, 4))
+        learner.backward(out.sum(0).sum(1))
     assert jelly[0].weight.grad.abs().sum() > 0
+
+
+def test_what_only_a_neuron_reads_takes_the_memory_of_one_step() -> None:
+    jelly = nn.Sequential(layer.Linear(4, 3), neuron.LIFNode())
+    functional.set_step_mode(swap_neurons(jelly).double(), "m")
+    learner, strides = NITLearner(jelly, replicas=4), []
+    jelly[1].register_forward_pre_hook(lambda module, args: strides.append(args[0].stride(0)))
+    for _ in range(2):
+        with learner.record():
+            out = jelly(learner.expand(X).unsqueeze(0).expand(3, 20, 4))
+        learner.backward(out.sum(0).sum(1))
+    assert strides == [60, 0]
 
 
 def test_marks_do_not_travel(small: nn.Sequential) -> None:
