@@ -111,6 +111,15 @@ def test_variance_ratios_are_those_of_the_benchmark() -> None:
         assert f"{low:.1f} to {high:.1f} times" in design
 
 
+def test_speed_is_that_of_the_benchmark() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text()
+    for row in json.loads((ROOT / "docs/benchmarks/step.json").read_text())["rows"]:
+        bptt = row["method"].endswith("BPTT")
+        one = row["milliseconds"] / row["replicas"]
+        ratio = "-" if bptt else f"{row['bptt_over_one_replica']:.1f}"
+        assert f"| {row['method']} | {row['milliseconds']:.2f} | {one:.3f} | {ratio} |" in text
+
+
 def test_code_of_the_readme_runs() -> None:
     """The three changed lines, as they stand there, on a plain network and one batch."""
     import snntorch as snn
