@@ -92,11 +92,12 @@ class Layer:
             slot: From which bit on.
             summed: Whether the sum of the scores over the steps will do; nothing is kept here.
         """
-        inner = current.shape[2:]
+        rows, inner = current.shape[1], current.shape[2:]
+        flat = (rows, math.prod(inner))
         spikes, _, last = noisy_lif(
-            current.reshape(len(current), current.shape[1], -1),
-            None if state is None else state.reshape(current.shape[1], -1),
-            None if bits is None else bits.view(*bits.shape[:2], -1),
+            current.reshape(len(current), *flat),
+            None if state is None else state.reshape(flat),
+            None if bits is None else bits.view(len(bits), *flat),
             *self._parameters(lif, threshold, inner),
             **self._whose(),
             **vars(lif.dynamics),
@@ -140,7 +141,7 @@ class Layer:
         inner, device = shape[1:], self.sigma.device
         scale = levels(self._scale(gain), inner, device)
         length = len(steps) if summed or whole else max(1, _AT_ONCE // max(1, shape.numel()))
-        state = None if past is None else past.state.reshape(shape[0], -1).float()
+        state = None if past is None else past.state.reshape(shape[0], math.prod(inner)).float()
         for start in range(0, len(steps), length):
             chunk = range(start, min(start + length, len(steps)))
             part = weight if weight.dim() == 1 else weight[chunk.start : chunk.stop]
@@ -174,7 +175,7 @@ class Layer:
     ) -> Tensor:
         """`sum A * (eps^2 - 1)` over rows and calls, (*); see `cotangents`."""
         inner = shape[1:]
-        state = None if past is None else past.state.reshape(shape[0], -1).float()
+        state = None if past is None else past.state.reshape(shape[0], math.prod(inner)).float()
         found = [
             sigma_gradient(
                 weight,
@@ -236,7 +237,7 @@ class Layer:
         names = ("decay", "gain", "threshold", "sigma")
         parameters = self._parameters(past.lif, past.threshold, inner)
         return {
-            "current": current.reshape(len(current), current.shape[1], -1),
+            "current": current.reshape(len(current), current.shape[1], math.prod(inner)),
             "state": state,
             **dict(zip(names, parameters, strict=True)),
             **vars(past.lif.dynamics),

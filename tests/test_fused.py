@@ -7,6 +7,7 @@ tensor and kept.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -279,3 +280,33 @@ def test_few_passes_in_chunks(at_once: int, monkeypatch: pytest.MonkeyPatch) -> 
     found = gradients("lif sequence", monkeypatch, True, torch.float64, backend="torch")
     for key, gradient in found.items():
         torch.testing.assert_close(gradient, wanted[key])
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("name", ["snntorch zero", "lif sequence", "convolution"])
+def test_what_a_learner_may_be_given(
+    name: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty batch, a copied network, strided input, and autocast."""
+    monkeypatch.setenv("NIT_SNN_BACKEND", backend)
+
+    def step(net: nn.Module, x: Tensor) -> Tensor:
+        net.zero_grad()
+        learner = NITLearner(net, replicas=4, seed=1)
+        learner.reset()
+        with learner.record():
+            out = net(learner.expand(x))
+        learner.backward((out.float() - 1).square().sum(1))
+        learner.close()
+        return torch.cat([p.grad.flatten() for p in net.parameters()])
+
+    net = swap_neurons(NETWORKS[name](), sigma=0.7)
+    x = inputs(net)
+    assert not step(net, x[:0]).any()
+    wanted = step(net, x)
+    assert torch.equal(step(copy.deepcopy(net), x), wanted)
+    torch.testing.assert_close(step(net, x.t().contiguous().t()), wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = step(net, x)
+    assert found.dtype == torch.float32
+    assert torch.cosine_similarity(found, wanted, 0) > 0.8
