@@ -134,7 +134,7 @@ class Recording:
             for c, (source, static) in zip(charge.currents, found, strict=True)
             if source is not None
         )
-        closed = self._closed(charge, sources)
+        closed = neuron in self.binary and self._closed(charge, sources)
         if closed and self.plain:
             return self._step_by_kernel(trace, charge, charge.lif, targets, None)
         if closed and not (self.conditional or self.firing):

@@ -57,12 +57,23 @@ class Every(nn.Module):
         return total
 
 
+def _late(above: Tensor) -> Tensor:
+    """Spikes, and so resets, that come later than the threshold says."""
+    return (above > 0.3).to(above.dtype)
+
+
+def _half(above: Tensor) -> Tensor:
+    return 0.5 * (above > 0).to(above.dtype)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "snntorch zero": lambda: SnnTorchNet("zero", steps=10),
     "snntorch subtract": lambda: SnnTorchNet("subtract"),
     "snntorch none": lambda: SnnTorchNet("none"),
     "snntorch no delay": lambda: SnnTorchNet("zero", reset_delay=False),
     "snntorch inhibition": lambda: SnnTorchNet("zero", inhibition=True),
+    "snntorch late spikes": lambda: SnnTorchNet("zero", spike_grad=_late),
+    "snntorch half spikes": lambda: SnnTorchNet("subtract", spike_grad=_half),
     "snntorch learned beta": lambda: SnnTorchNet("zero", learn_beta=True),
     "lapicque": lambda: Every(snn.Lapicque(beta=0.8, reset_mechanism="zero"), 1),
     "synaptic": lambda: Every(snn.Synaptic(alpha=0.6, beta=0.8), 2),
@@ -262,7 +273,18 @@ def test_nothing_is_kept_but_bits_and_the_input(monkeypatch: pytest.MonkeyPatch)
     ids=str,
 )
 @pytest.mark.parametrize(
-    "name", ["snntorch zero", "lapicque", "rleaky", "lif sequence", "lif soft", "if", "convolution"]
+    "name",
+    [
+        "snntorch zero",
+        "snntorch late spikes",
+        "snntorch half spikes",
+        "lapicque",
+        "rleaky",
+        "lif sequence",
+        "lif soft",
+        "if",
+        "convolution",
+    ],
 )
 def test_few_passes_by_torch(
     name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
