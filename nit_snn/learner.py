@@ -190,7 +190,8 @@ class NITLearner:
         self.seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
         self.seed = self._ranks.same_everywhere(self.seed, net)
         self.noise = noise
-        self._table = NoiseTable(self.seed) if noise == "table" else None
+        own_seed = self._ranks.own_seed(self.seed)
+        self._table = NoiseTable(own_seed) if noise == "table" else None
         self.passes = 0
         self._counters: dict[torch.device, Tensor] = {}
         checks.check_neurons(net, self._neurons)
@@ -498,7 +499,7 @@ class NITLearner:
         self.seed, self.passes, self.rule = state["seed"], state["passes"], state["rule"]
         self._counters = {}
         if self._table is not None:
-            self._table = NoiseTable(self.seed)
+            self._table = NoiseTable(self._ranks.own_seed(self.seed))
             self._table.blocks = state["table"]
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
@@ -550,8 +551,9 @@ class NITLearner:
         return 2 if self.baseline == "leave-one-out" else 1
 
     def _noise(self) -> Noise:
+        seed = self._ranks.own_seed(self.seed)
         if self.sobol:
-            return SobolNoise(self.seed, self.replicas, self._point_sets)
+            return SobolNoise(seed, self.replicas, self._point_sets)
         options = (self.replicas, self.antithetic, self.layerwise, self._ranks)
         devices = {neuron.sigma.device for neuron in self._neurons.values()}
         plain = all(backend_of(device).name == "torch" for device in devices)
@@ -562,7 +564,6 @@ class NITLearner:
                     "could read it. Use noise='fresh'."
                 )
             return TableNoise(self._table, self.passes, *options)
-        seed = self._ranks.own_seed(self.seed)
         if plain:
             return ReplicaNoise(seed, *options)
         for device in devices:

@@ -20,6 +20,7 @@ from conftest import SnnTorchNet, SpikingJellyNet
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
+from nit_snn.distributed import Ranks
 from nit_snn.errors import AttachError, LossError, NonFiniteLossError
 
 Body = Callable[[int], Any]
@@ -190,6 +191,31 @@ def test_what_cannot_be_shared_out_is_refused(pair: list[list[Any]]) -> None:
     words = ["multiple of 2", "multiple of 4", "differently", "all replicas", "all replicas"]
     for message, word in zip(pair[2][0], [*words, "DistributedDataParallel"], strict=True):
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("torch", {}),
+        ("reference", {}),
+        ("torch", {"noise": "table"}),
+        ("torch", {"sobol": True}),
+    ],
+    ids=str,
+)
+def test_shared_samples_never_share_noise(
+    backend: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the noise comes from, two processes with a batch each draw other numbers."""
+    monkeypatch.setenv("NIT_SNN_BACKEND", backend)
+    monkeypatch.setattr(Ranks, "same_everywhere", lambda self, seed, net: seed)
+    drawn = []
+    for rank in range(2):
+        monkeypatch.setattr(Ranks, "of", lambda shares, rank=rank: Ranks(shares, rank, 2))
+        net = swap_neurons(SnnTorchNet())
+        learner = NITLearner(net, replicas=4, seed=1, distributed="samples", **options)
+        drawn.append(learner._noise().draw((8, 5), index=0, layer=0, call=0, layers=2))
+    assert not (drawn[0].abs() == drawn[1].abs()).any()
 
 
 def test_without_a_process_group() -> None:

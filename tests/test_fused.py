@@ -25,6 +25,8 @@ from nit_snn.recording import Recording
 class Convolution(nn.Module):
     """A convolution, a batch norm and a dense layer, in one sequence."""
 
+    steps = 7
+
     def __init__(self, norm: bool = False) -> None:
         super().__init__()
         middle = [layer.BatchNorm2d(3).eval()] if norm else []
@@ -36,11 +38,13 @@ class Convolution(nn.Module):
             module.step_mode = "m"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x.view(-1, 1, 8, 8).expand(7, -1, 1, 8, 8).contiguous()).sum(0)
+        return self.body(x.view(-1, 1, 8, 8).expand(self.steps, -1, 1, 8, 8).contiguous()).sum(0)
 
 
 class Every(nn.Module):
     """One hidden layer of any snnTorch neuron, step by step."""
+
+    steps = 4
 
     def __init__(self, hidden: nn.Module, states: int) -> None:
         super().__init__()
@@ -51,7 +55,7 @@ class Every(nn.Module):
         initial = self.hidden.reset_mem()
         states = list(initial) if isinstance(initial, tuple) else [initial]
         total = torch.zeros(())
-        for _ in range(4):
+        for _ in range(self.steps):
             spikes, *states = self.hidden(self.fc1(x), *states)
             total = total + self.fc2(spikes)
         return total
@@ -117,15 +121,11 @@ def gradients(
             out = net(learner.expand(inputs(net).to(dtype)))
         wrong = (out.float() - 1).square().sum(1).detach()
         if options.get("causal"):
-            wrong = torch.stack([wrong * (t + 1) for t in range(_steps(net))])
+            wrong = torch.stack([wrong * (t + 1) for t in range(net.steps)])
         learner.backward(wrong)
     learner.close()
     monkeypatch.undo()
     return {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
-
-
-def _steps(net: nn.Module) -> int:
-    return getattr(net, "steps", 4)
 
 
 def compare(
@@ -182,8 +182,6 @@ def test_half_precision(name: str, dtype: torch.dtype, monkeypatch: pytest.Monke
 )
 @pytest.mark.parametrize("name", ["lapicque", "lif sequence", "convolution"])
 def test_every_option(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    if name == "convolution" and options.get("causal"):
-        pytest.skip("its losses are not made per step here")
     compare(name, monkeypatch, **options)
 
 
@@ -290,8 +288,6 @@ def test_few_passes_by_torch(
     name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On torch's backend too, sequences and closed forms give what single steps do; in float64."""
-    if options.get("causal") and name not in ("lapicque", "rleaky", "lif soft", "if"):
-        pytest.skip("its losses are not made per step here")
     compare(name, monkeypatch, torch.float64, backend="torch", **options)
 
 

@@ -24,6 +24,8 @@ INCLUDE = FOLDER / "include"
 REALS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _MOST_ROWS, _MOST_INNER = 2**32, 2**31 - 4
 _ENOUGH = 2**17
+#: Blocks that a grid's second dimension holds.
+MOST_PARTS = 2**16 - 1
 
 Argument = Tensor | np.generic | None
 

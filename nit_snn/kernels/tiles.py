@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .launch import Argument, Launch, check_size, stream_arguments
+from .launch import MOST_PARTS, Argument, Launch, check_size, stream_arguments
 from .philox import Stream
 
 _OUTPUTS, _INPUTS, _ROWS, _THREADS = 64, 256, 16, 256
 # As many blocks as two rounds of a large GPU's. What they leave to be added up is 32 MiB at most.
 _BLOCKS = 512
 _FEWEST_UNITS = 4
-_MOST_PARTS = 2**16 - 1  # a grid's second dimension
 
 
 def gradient(
@@ -54,7 +53,7 @@ def gradient(
     if not units * outputs:
         return weight.new_zeros(found, dtype=torch.float32)
     tiles = -(-outputs // _OUTPUTS) * max(1, -(-inputs // _INPUTS))
-    most = min(_BLOCKS // tiles, units // _FEWEST_UNITS, _MOST_PARTS)
+    most = min(_BLOCKS // tiles, units // _FEWEST_UNITS, MOST_PARTS)
     units_of_part = -(-units // max(1, most))
     parts = weight.new_empty((-(-units // units_of_part), *found), dtype=torch.float32)
     launch(

@@ -8,14 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..launch import Launch, check_size, dense, launch, levels, over, parts, stream_arguments
+from ..launch import (
+    MOST_PARTS,
+    Launch,
+    check_size,
+    dense,
+    launch,
+    levels,
+    over,
+    parts,
+    stream_arguments,
+)
 from ..noisy_lif.reference import Dynamics
 from ..philox import Stream
 from ..replay import replay_arguments, replay_of
 from .reference import check
 from .reference import weighted_score as reference
-
-_MOST_PARTS = 2**16 - 1  # a grid's second dimension
 
 
 @torch.library.custom_op("nit_snn::weighted_score", mutates_args=())
@@ -142,7 +150,7 @@ def launched(
         return scores, last
     threads = rows * (-(-inner // 4))
     (blocks, _), block = over(threads)
-    apart = 1 if summed or replay is not None else parts(threads, min(steps, _MOST_PARTS))
+    apart = 1 if summed or replay is not None else parts(threads, min(steps, MOST_PARTS))
     launch(
         Launch(
             "weighted_score",
