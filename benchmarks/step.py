@@ -5,7 +5,8 @@
 784-50-10 over 8 steps with a batch of 256: forward, loss, and the gradient in `.grad`. A step of
 NIT holds 16 replicas of each sample, and what is compared is the time of one of them. All methods
 take turns, round after round, so that whatever else the machine does meets all of them alike; the
-numbers are medians and quartiles over the rounds, and ratios of medians. Writes step.json and
+numbers are medians and quartiles over the rounds, and ratios of medians. The single operations that
+the fast path rests on are timed beside them, on one layer's membranes. Writes step.json and
 step.png to --output.
 """
 
@@ -112,7 +113,7 @@ def methods(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     return found
 
 
-def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def measure(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of each step in each round."""
     for step in steps.values():
         step()
@@ -123,6 +124,21 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
             step()
             found[name].append(1000 * (time.perf_counter() - started))
     return found
+
+
+def operations(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    """What is done to the membranes of one step, each way, by name."""
+    shape = (args.batch_size * args.replicas, args.hidden)
+    membrane, numbers = torch.randn(shape), torch.empty(shape)
+    noise = torch.empty(args.steps, *shape)
+    fired, spikes = membrane > 1, (membrane > 1).float()
+    return {
+        "normal numbers of a pass": noise.normal_,
+        "spikes: compared into numbers": lambda: torch.gt(membrane, 1.0, out=numbers),
+        "spikes: compared, then converted": lambda: (membrane > 1.0).float(),
+        "reset: multiplied": lambda: membrane.addcmul_(membrane, spikes, value=-1),
+        "reset: masked_fill": lambda: membrane.masked_fill_(fired, 0.0),
+    }
 
 
 def rows_of(found: dict[str, list[float]], args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -177,6 +193,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rows = rows_of(measure(methods(args), args.rounds), args)
+    single = {n: statistics.median(t) for n, t in measure(operations(args), args.rounds).items()}
     args.output.mkdir(parents=True, exist_ok=True)
     results = {
         "command": " ".join(["python", *sys.argv]),
@@ -187,6 +204,7 @@ def main() -> None:
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {training.processor()}, {args.threads} threads",
         "rows": rows,
+        "milliseconds_of_operations": single,
     }
     (args.output / "step.json").write_text(json.dumps(results, indent=1) + "\n")
     picture(rows, args.output / "step.png")
@@ -197,6 +215,8 @@ def main() -> None:
             f"{row['method']:38}{row['milliseconds']:8.2f}{one:16.3f}"
             f"{row['bptt_over_one_replica']:11.1f}"
         )
+    for name, milliseconds in single.items():
+        print(f"{name:38}{milliseconds:8.3f}")
 
 
 if __name__ == "__main__":

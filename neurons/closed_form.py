@@ -65,7 +65,7 @@ def spikes_of(
 ) -> Tensor:
     """Where a membrane fires, zeros and ones in its own type, (N, *); into `out` if given.
 
-    Compared straight into numbers: torch takes ten times as long to make these from bool.
+    Compared straight into numbers: torch takes many times as long to make these from bool.
     """
     found = torch.empty_like(membrane) if out is None else out
     compare = torch.ge if or_equal else torch.gt

@@ -113,7 +113,15 @@ def test_variance_ratios_are_those_of_the_benchmark() -> None:
 
 def test_speed_is_that_of_the_benchmark() -> None:
     text = (ROOT / "docs" / "performance.md").read_text()
-    for row in json.loads((ROOT / "docs/benchmarks/step.json").read_text())["rows"]:
+    results = json.loads((ROOT / "docs/benchmarks/step.json").read_text())
+    single = results["milliseconds_of_operations"]
+    assert f"numbers, {single['normal numbers of a pass']:.1f} ms" in text
+    for fast, slow, between in (
+        ("spikes: compared into numbers", "spikes: compared, then converted", "ms, and {} where"),
+        ("reset: multiplied", "reset: masked_fill", "ms, and {} with"),
+    ):
+        assert f": {single[fast]:.2f} {between.format(f'{single[slow]:.2f}')}" in text
+    for row in results["rows"]:
         bptt = row["method"].endswith("BPTT")
         one = row["milliseconds"] / row["replicas"]
         ratio = "-" if bptt else f"{row['bptt_over_one_replica']:.1f}"

@@ -32,4 +32,6 @@ def test_ratios_are_those_of_the_medians(
         one = row["milliseconds"] / row["replicas"]
         assert row["bptt_over_one_replica"] == pytest.approx(faster / one)
         assert f"{row['milliseconds']:.2f}" in table
+    for name, milliseconds in results["milliseconds_of_operations"].items():
+        assert milliseconds > 0 and name in table
     assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
