@@ -212,7 +212,8 @@ class TableNoise:
         rows = shape[0] // self.replicas
         drawn = self.replicas // 2 if self.antithetic else self.replicas
         noisy = slice(layer, drawn, layers) if self.layerwise else slice(0, drawn)
-        count = len(range(drawn)[noisy]) * rows * math.prod(shape[1:])
+        own_shape = (len(range(drawn)[noisy]), rows, *shape[1:])
+        count = math.prod(own_shape)
         place = self._place(layer, call, count * self.ranks.sharers)
         values = self.table.values(torch.device(device))
         pieces = [values[start:end] for start, end in place]
@@ -221,8 +222,7 @@ class TableNoise:
         noise = make((self.replicas, rows, *shape[1:]), device=device)
         whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         own = whole[self.ranks.first(count) :][:count]
-        found = own.view(-1, rows, *shape[1:])
-        torch.mul(found, sign, out=noise[noisy])
+        torch.mul(own.view(own_shape), sign, out=noise[noisy])
         if self.antithetic:
             torch.neg(noise[:drawn], out=noise[drawn:])
         return noise.flatten(0, 1).to(torch.float64 if dtype == torch.float64 else torch.float32)
@@ -238,7 +238,7 @@ class TableNoise:
             end = self._next + count
             beyond = max(0, end - size)
             pieces = [(self._next, end - beyond), (0, beyond)]
-            self._places[layer, call] = [p for p in pieces if p[1] > p[0]]
+            self._places[layer, call] = pieces if beyond else pieces[:1]
             self._next = beyond if beyond else end % size
             self._left -= count
         return self._places[layer, call]

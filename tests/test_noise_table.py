@@ -82,6 +82,14 @@ def test_over_the_tables_it_is_standard_normal_and_independent() -> None:
     assert (products - torch.diag(products.diag())).abs().max() < 5 * error
 
 
+def test_an_empty_batch_takes_nothing() -> None:
+    noise = TableNoise(NoiseTable(1, 256), 3, 4)
+    assert noise.draw((0, 5), index=0, layer=0, call=0, layers=2).shape == (0, 5)
+    fresh = TableNoise(NoiseTable(1, 256), 3, 4)
+    where = {"index": 0, "layer": 1, "call": 0, "layers": 2}
+    assert torch.equal(noise.draw((8, 5), **where), fresh.draw((8, 5), **where))
+
+
 def learn(learner: NITLearner, passes: int) -> list[torch.Tensor]:
     found = []
     for _ in range(passes):
