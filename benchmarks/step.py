@@ -42,7 +42,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "default": {},
     "antithetic": {"antithetic": True},
     "noise from a table": {"noise": "table"},
-    "noise drawn twice": {"store_noise": False},
+    "noise drawn twice": {"memory": "bits"},
     "control time, pathwise": {"control": "time", "conditional": "pathwise"},
 }
 

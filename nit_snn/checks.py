@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from . import baselines, control
 from .errors import AttachError, LossError, NonFiniteLossError
+from .memory import MODES
 from .neurons.base import NoisyNeuron
 from .swap import spiking_modules
 
@@ -33,13 +35,29 @@ def check_options(replicas: int, baseline: str, antithetic: bool, route: str) ->
         )
 
 
-def check_conditional(conditional: bool | str, store_noise: bool) -> None:
+def check_conditional(conditional: bool | str) -> None:
     if conditional not in (False, True, "pathwise"):
         raise AttachError(f"conditional must be False, True or 'pathwise', got {conditional!r}.")
-    if conditional and not store_noise:
+
+
+def check_memory(
+    mode: str, limit: int | None, conditional: bool | str, control_name: str, replicas: int | str
+) -> None:
+    if mode not in MODES:
+        raise AttachError(f"memory must be one of {MODES}, got {mode!r}.")
+    if limit is not None and not limit > 0:
+        raise AttachError(f"memory_limit must be a positive number of bytes, got {limit!r}.")
+    if mode == "bits" and conditional:
         raise AttachError(
-            f"conditional={conditional!r} needs store_noise=True: it depends on the spikes, which "
-            "a second draw of the noise does not give."
+            f"conditional={conditional!r} needs memory='scores': its scores depend on the spikes, "
+            "which a second draw of the noise does not give."
+        )
+    if mode == "replay" and (
+        conditional == "pathwise" or control_name != "none" or replicas == "auto"
+    ):
+        raise AttachError(
+            "memory='replay' weighs each step's noise while the pass is replayed; "
+            "conditional='pathwise', control=... and replicas='auto' need all steps together."
         )
 
 
@@ -244,6 +262,25 @@ def checked_losses(losses: Any, rows: int, replicas: int, causal: bool = False) 
 def being_captured() -> bool:
     """Whether a CUDA graph is being captured, in which nothing can be waited for."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def training_batch_norms(net: nn.Module) -> dict[str, nn.Module]:
+    """BatchNorms that use, and follow, the statistics of each batch, by qualified name."""
+    norms = nn.modules.batchnorm._BatchNorm
+    return {n: m for n, m in net.named_modules() if isinstance(m, norms) and m.training}
+
+
+@contextmanager
+def resting(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, these modules are in eval mode."""
+    held = list(modules)
+    try:
+        for module in held:
+            module.eval()
+        yield
+    finally:
+        for module in held:
+            module.train()
 
 
 def coupled_batch_norms(net: nn.Module) -> list[str]:

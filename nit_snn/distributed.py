@@ -79,6 +79,11 @@ class Ranks:
         """Number of this process's first replica among all, if every process has so many."""
         return self.rank * own if self.shares == "replicas" else 0
 
+    def part(self, number: int, parts: int) -> Ranks:
+        """Who makes one of `parts` equal shares of what this process makes of each sample."""
+        first = self.rank if self.shares == "replicas" else 0
+        return Ranks("replicas", first * parts + number, self.sharers * parts)
+
     @property
     def sharers(self) -> int:
         """Among how many processes each sample's replicas are shared out."""
@@ -101,6 +106,15 @@ class Ranks:
         total = values.detach().clone()
         dist.all_reduce(total)
         return total
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest of each over all processes, on the CPU or, with NCCL, the GPU."""
+        if self.shares is None:
+            return list(numbers)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        found = torch.tensor(numbers, device=device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return [int(number) for number in found]
 
     def own_seed(self, seed: int) -> int:
         """The same everywhere for shared replicas, another in each process for shared samples."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -13,12 +15,12 @@ from .expansion import Mark, reshaped_from
 _MARK = "_nit_spikes"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Packed:
     """What went into a synapse: spikes of one step, or of several, as bits.
 
     Attributes:
-        bits: (planes, N, *) bytes.
+        bits: (planes, N, *) bytes, of as many neurons as `shape` has.
         slots: Which of their bits.
         shape: (N, *) of one step, (T, N, *) of several.
     """
@@ -39,17 +41,33 @@ class Packed:
 
 @dataclass(eq=False)
 class SpikeTrain:
-    """The spikes of one neuron in a pass, as bits; a new byte of each after every eight steps."""
+    """The spikes of one neuron in a pass, as bits.
 
-    plane: Tensor | None = None
+    Memory is taken for eight steps at first, then for twice as many each time, up to 64: many small
+    pieces between the numbers of each step would leave gaps that nothing else fits into.
+    """
+
+    planes: Tensor | None = None
     used: int = 0
 
     def room(self, shape: torch.Size, device: torch.device) -> tuple[Tensor, int]:
-        """Where the bits of one more step go: (1, N, *) bytes, and which bit."""
-        if self.plane is None or self.used == 8 or self.plane.shape[1:] != shape:
-            self.plane, self.used = bits.empty(1, shape, device), 0
+        """Where the bits of one more step go: (planes, N, *) bytes, and which bit."""
+        if self.planes is None or self.planes.shape[1:] != shape:
+            self.planes, self.used = bits.empty(8, shape, device), 0
+        elif self.used == 8 * len(self.planes):
+            steps = min(64, 2 * self.used)
+            self.planes, self.used = bits.empty(steps, shape, device), 0
         self.used += 1
-        return self.plane, self.used - 1
+        return self.planes, self.used - 1
+
+    def add(self, activity: Tensor) -> Packed | None:
+        """One more step, (N, *), as bits, if it is nothing but zeros and ones."""
+        spikes = activity.detach() == 1
+        if activity.requires_grad or not torch.equal(activity, spikes.to(activity.dtype)):
+            return None
+        planes, slot = self.room(activity.shape, activity.device)
+        bits.pack_into(planes, spikes, slot)
+        return Packed(planes, range(slot, slot + 1), activity.shape)
 
 
 @dataclass(eq=False)
@@ -89,15 +107,36 @@ class Emitted(Mark):
             return None
         if mark.packed is None:
             mark.packed = _packed(base, mark)
-        inner = x.shape[2:] if mark.several else x.shape[1:]
-        rows = x.shape[1 if mark.several else 0]
         held = mark.packed
-        return Packed(held.bits.view(len(held.bits), rows, *inner), held.slots, x.shape)
+        return held if held.shape == x.shape else Packed(held.bits, held.slots, x.shape)
+
+
+@contextmanager
+def saved_as_bits(spikes: Tensor, packed: Packed) -> Iterator[None]:
+    """Graphs that are made inside save `packed` where they would save `spikes`."""
+    # The graph holds on to these functions, which must not hold on to the spikes.
+    place, count, ordered = spikes.data_ptr(), spikes.numel(), spikes.is_contiguous()
+
+    def pack(saved: Tensor) -> Tensor | tuple[torch.Size, torch.dtype]:
+        same = saved.data_ptr() == place and saved.numel() == count
+        # A transposed view has the numbers in another order.
+        if same and ordered and saved.is_contiguous():
+            return saved.shape, saved.dtype
+        return saved
+
+    def unpack(held: Tensor | tuple[torch.Size, torch.dtype]) -> Tensor:
+        if isinstance(held, Tensor):
+            return held
+        shape, dtype = held
+        return packed.unpack(dtype).view(shape)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
 
 
 def _packed(spikes: Tensor, mark: Emitted) -> Packed:
     if mark.several:
         return Packed(bits.pack(spikes), range(len(spikes)), spikes.shape)
-    plane, slot = mark.train.room(spikes.shape, spikes.device)
-    bits.pack_into(plane, spikes, slot)
-    return Packed(plane, range(slot, slot + 1), spikes.shape)
+    planes, slot = mark.train.room(spikes.shape, spikes.device)
+    bits.pack_into(planes, spikes, slot)
+    return Packed(planes, range(slot, slot + 1), spikes.shape)

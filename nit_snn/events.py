@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .emitted import Packed, SpikeTrain
 from .fused import Past
+from .memory import LayerSize
 from .neurons.base import NoisyNeuron
 from .pathwise import Carried, Link
 from .rules import Scores
@@ -16,7 +17,7 @@ from .taps import Source
 from .torch_layer import TorchLayer
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Target:
     """A synapse that the score of a draw belongs to.
 
@@ -42,7 +43,7 @@ class Target:
         return equal and self.step is None is other.step and self.source is other.source
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Event:
     """One draw of noise, or the sum of several whose drifts depend alike on the parameters.
 
@@ -66,6 +67,11 @@ class Event:
     static: bool = False
     gain: float | Tensor = 1.0
     past: Past | None = None
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether draws have been summed in it, as later ones may well be."""
+        return not self.sequence and len(self.calls) > 1
 
     def absorbs(self, other: Event) -> bool:
         """Whether the two draws may be summed before they meet the presynaptic activity."""
@@ -99,6 +105,14 @@ class LayerTrace:
     packed: Packed | None = None
     layer: TorchLayer | None = None
     dimensions: int = 0
+    size: LayerSize = field(default_factory=LayerSize)
+
+    def take(self, everything: bool) -> list[Event]:
+        """Hands over the events, or those that no later one will be summed with."""
+        still = [] if everything else [e for e in self.events[-1:] if e.is_sum]
+        taken = self.events[: len(self.events) - len(still)]
+        self.events = still
+        return taken
 
     def origin(self, state: Tensor | None) -> int | None:
         """The call that left `state` behind, if one did."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -32,28 +33,38 @@ class Gathering:
     def gather(
         self,
         weight: Tensor,
+        estimate: Estimate,
         control: Mapping[NoisyNeuron, list[Tensor]] | None = None,
         measure: bool = False,
-    ) -> Estimate:
-        """Turns the noise into gradients and cotangents.
+        everything: bool = True,
+    ) -> None:
+        """Turns the noise into gradients and cotangents, and lets go of it.
 
         Args:
             weight: (rows,), what multiplies the score of each row; if `causal`, (T, rows), what
                 multiplies that of each call.
+            estimate: Takes them.
             control: For layers with a control variate, its coefficient in each call over the
                 number of rows, (rows, *).
             measure: Fill in `Estimate.shares`.
+            everything: Or only what later calls will not be summed with.
         """
-        estimate = Estimate()
         for trace in self.recording.traces.values():
             layer: dict[torch.Size, Tensor] = {}  # a shared neuron may have several sizes
             totals: dict[Source, Tensor] = {}
             sequences: dict[Source, dict[int, Tensor]] = {}
             lengths: dict[Source, int] = {}
             arriving: dict[int, Tensor] = {}  # what later drifts ask of each call's membrane
-            for event in reversed(trace.events) if self.recording.pathwise else trace.events:
+            events = trace.take(everything)
+            if not self.recording.pathwise:
+                events.reverse()  # the next one is the last of the list
+            awaited = Counter(t.source for e in events for t in e.targets if t.step is None)
+            while events:
+                event = events.pop()
                 if event.sequence:
                     total = self._sequence(trace, event, weight, estimate, measure)
+                    if trace.layer is not None:
+                        trace.layer.forget(event.calls)
                     if total is not None:
                         held = layer.get(total.shape)
                         layer[total.shape] = total if held is None else held + total
@@ -73,6 +84,9 @@ class Gathering:
                     if target.step is None:
                         held = totals.get(target.source)
                         totals[target.source] = share if held is None else held + share
+                        awaited[target.source] -= 1
+                        if not awaited[target.source]:
+                            self._through(target.source, totals.pop(target.source), estimate)
                     else:
                         slots = sequences.setdefault(target.source, {})
                         slots[target.step] = slots.get(target.step, 0) + share
@@ -85,7 +99,6 @@ class Gathering:
             for source, total in totals.items():
                 self._through(source, total, estimate)
             estimate.shares += layer.values()
-        return estimate
 
     def _sequence(
         self, trace: LayerTrace, event: Event, weight: Tensor, estimate: Estimate, measure: bool

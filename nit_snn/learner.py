@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from . import baselines, checks, projection, rules
-from .backend import backend_of
 from .control import coefficients, collect, explained, explained_of_others, wandered
 from .distributed import Ranks, check_wrapper
 from .errors import (
@@ -23,15 +23,20 @@ from .errors import (
     RecordingError,
     UnreachedParameterWarning,
 )
+from .events import Estimate
 from .expansion import Expansion
 from .gather import Gathering
-from .kernels.noise import PhiloxNoise
+from .memory import MODES, Footprint
 from .neurons.base import NoisyNeuron, noisy_neurons
-from .noise import Noise, NoiseTable, ReplicaNoise, SobolNoise, TableNoise
+from .noise import Noise
+from .noise_source import NoiseSource
+from .planning import Plan, Planner
 from .recording import Recording
 from .replicas import ReplicaController
+from .shares import Shares
 from .synapses import gradient_function
 from .taps import Tap
+from .two_passes import all_or_nothing, cuda_devices, in_two_passes
 
 _ATTACHED: WeakKeyDictionary[NoisyNeuron, ReferenceType[NITLearner]] = WeakKeyDictionary()
 
@@ -98,8 +103,13 @@ class NITLearner:
             `nit_snn.distributed`); None for this process alone. The gradient that lands in
             `.grad` is that of all.
         seed: Names the noise of all passes; None takes one from torch's global generator.
-        store_noise: Keep the noise until `backward` (faster), or draw it again from its seed
-            (less memory). Both give the same gradient.
+        memory: What a pass keeps until its losses are known; all give the same gradient. "scores":
+            the noise of every draw, the fastest. "bits": spikes as bits, and the noise is drawn
+            again from its seed. "replay", with `learn`: nothing that grows with time; the pass is
+            run twice. "auto": noise as long as there is room, then bits; `learn` goes on to a
+            replay, and to one share of the replicas after the other.
+        memory_limit: Bytes that a pass may take, beyond the network and the batch; None for half
+            of what the device has left when the pass begins.
         route: "auto" takes registered synapses (`nit_snn.synapses`) on the fast route and
             everything else through the local autograd graph; "general" takes the graph always.
 
@@ -144,7 +154,8 @@ class NITLearner:
         noise: str = "fresh",
         distributed: str | None = None,
         seed: int | None = None,
-        store_noise: bool = True,
+        memory: str = "auto",
+        memory_limit: int | None = None,
         route: str = "auto",
     ) -> None:
         self._neurons = noisy_neurons(net)
@@ -166,7 +177,8 @@ class NITLearner:
         checks.check_distributed(distributed, replicas, control, sobol)
         check_wrapper(net)
         self._ranks = Ranks.of(distributed)
-        checks.check_conditional(conditional, store_noise)
+        checks.check_conditional(conditional)
+        checks.check_memory(memory, memory_limit, conditional, control, replicas)
         checks.check_control(control, baseline, conditional)
         checks.check_learned_levels(learn_sigma, sigma_bounds)
         checks.check_weight_bounds(weight_bounds)
@@ -186,14 +198,21 @@ class NITLearner:
         self.learn_sigma = learn_sigma
         self.sigma_bounds = sigma_bounds
         self.weight_bounds = weight_bounds
-        self.store_noise = store_noise
-        self.seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
-        self.seed = self._ranks.same_everywhere(self.seed, net)
+        self.memory = memory
+        apart = conditional != "pathwise" and control == "none" and self._controller is None
+        frugal = ([] if conditional else ["bits"]) + (["replay"] if apart else [])
+        splits = control == "none" and not sobol and self._controller is None
+        self._planner = Planner(memory, memory_limit, frugal, unit if splits else None)
         self.noise = noise
-        own_seed = self._ranks.own_seed(self.seed)
-        self._table = NoiseTable(own_seed) if noise == "table" else None
-        self.passes = 0
-        self._counters: dict[torch.device, Tensor] = {}
+        seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
+        self._source = NoiseSource(
+            self._ranks.same_everywhere(seed, net),
+            self._ranks,
+            table=noise == "table",
+            point_sets=self._point_sets if sobol else None,
+            antithetic=antithetic,
+            layerwise=layerwise,
+        )
         checks.check_neurons(net, self._neurons)
         checks.check_unbiased(self._neurons)
         checks.check_levels(self._neurons, sigma_bounds if learn_sigma else None)
@@ -236,6 +255,20 @@ class NITLearner:
         self._rule = rule
 
     @property
+    def seed(self) -> int:
+        """Names the noise of all passes."""
+        return self._source.seed
+
+    @property
+    def passes(self) -> int:
+        """How many passes were recorded; the number of the next one, which names its noise."""
+        return self._source.passes
+
+    @passes.setter
+    def passes(self, passes: int) -> None:
+        self._source.passes = passes
+
+    @property
     def replicas(self) -> int:
         """C, the number of replicas of the next batch; of them, those of this process."""
         return self._replicas if self._controller is None else self._controller.current
@@ -259,7 +292,8 @@ class NITLearner:
             f"{type(self).__name__}(replicas={self.replicas}, rule={self.rule!r}, "
             f"baseline={self.baseline!r}, antithetic={self.antithetic}, "
             f"conditional={self.conditional!r}, control={self.control!r}, "
-            f"learn_sigma={self.learn_sigma}, seed={self.seed}, "
+            f"learn_sigma={self.learn_sigma}, seed={self.seed}, memory={self.memory!r} "
+            f"({self._planner.describe(self.replicas, self._device)}), "
             f"layers=[{', '.join(self._neurons)}])"
         )
 
@@ -273,6 +307,24 @@ class NITLearner:
         Raises:
             RecordingError: The learner is closed or already recording.
         """
+        self._prepare()
+        if not self._enabled:
+            yield self
+            return
+        if self.memory == "replay":
+            raise RecordingError(
+                "memory='replay' runs the forward pass twice, so it has to be able to: call "
+                "learner.learn(losses_of, x, y) instead of record() and backward()."
+            )
+        noise, index = self._source.next(self.replicas, self._devices)
+        recording = self._new_recording(noise, index, self._planner.room(self._device))
+        with self._running_in(recording):
+            yield self
+        self._remember_footprint(recording)
+        self._recording = recording
+
+    def _prepare(self) -> None:
+        """Before a pass: nothing is left of earlier ones, and the network is as it has to be."""
         self._check_open()
         if self._running:
             raise RecordingError("learner.record() is already running; it cannot be nested.")
@@ -280,36 +332,51 @@ class NITLearner:
         checks.check_neurons(self.net, self._neurons)
         checks.check_levels(self._neurons)
         if not self._enabled:
-            yield self
             return
         self._warn_of_coupling()
         for neuron in self._neurons.values():
             neuron.detach_state()  # what an unrecorded pass left may hold a surrogate's graph
-        recording = Recording(
+
+    @property
+    def _devices(self) -> set[torch.device]:
+        return {neuron.sigma.device for neuron in self._neurons.values()}
+
+    @property
+    def _device(self) -> torch.device:
+        """That of the first noisy neuron, whose memory counts."""
+        return next(iter(self._neurons.values())).sigma.device
+
+    def _new_recording(
+        self, noise: Noise, index: int, room: float, rehearsal: bool = False
+    ) -> Recording:
+        return Recording(
             self._neurons,
-            self._noise(),
-            self.passes,
+            noise,
+            index,
             rule=self.rule,
             conditional=self.conditional if self.rule == "nit" else False,
-            controlled=self._controlled if self.control != "none" else (),
+            controlled=self._controlled if self.control != "none" and not rehearsal else (),
             follows=self.control in ("network", "time"),
             through_time=self.control == "time",
             layerwise=self.layerwise,
             causal=self.causal,
             binary=self._binary,
-            store_noise=self.store_noise,
+            room=room,
+            rehearsal=rehearsal,
         )
-        self.passes += 1
+
+    @contextmanager
+    def _running_in(self, recording: Recording) -> Iterator[None]:
+        """Inside, the network's pass is recorded; if it raises, nothing is kept."""
         self._running = True
         try:
             with recording.running(self._taps):
-                yield self
+                yield
         except BaseException:
             recording.release()
             raise
         finally:
             self._running = False
-        self._recording = recording
 
     def expand(self, *tensors: Tensor, dim: int = 0) -> Any:
         """Repeats each sample C times, replica-major: row `c * B + b` is replica c of sample b.
@@ -332,6 +399,12 @@ class NITLearner:
             >>> learner.expand(torch.tensor([7, 8]))
             tensor([7, 8, 7, 8])
         """
+        self._check_batch(tensors, dim)
+        expanded = self._expanded(tensors, dim, self.replicas)
+        return expanded[0] if len(expanded) == 1 else expanded
+
+    @staticmethod
+    def _check_batch(tensors: Sequence[Tensor], dim: int) -> None:
         if not tensors or not all(isinstance(x, Tensor) for x in tensors):
             kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
             raise TypeError(f"expand() takes tensors, got {kinds}.")
@@ -341,8 +414,10 @@ class NITLearner:
         if len({x.shape[dim] for x in tensors}) > 1:
             sizes = ", ".join(str(x.shape[dim]) for x in tensors)
             raise ValueError(f"The batch sizes along dim={dim} differ: {sizes}.")
-        expanded = tuple(Expansion(self.replicas, dim).make(x) for x in tensors)
-        return expanded[0] if len(expanded) == 1 else expanded
+
+    def _expanded(self, tensors: Sequence[Tensor], dim: int, replicas: int) -> tuple[Tensor, ...]:
+        self._planner.batch = sum(x.nbytes / max(1, x.shape[dim]) for x in tensors)
+        return tuple(Expansion(replicas, dim).make(x) for x in tensors)
 
     def backward(self, losses: Any) -> Tensor:
         """Adds the gradient of the mean loss to `.grad` of every parameter it can reach.
@@ -372,9 +447,7 @@ class NITLearner:
                 "Nothing was recorded. Run the network once inside `with learner.record():` "
                 "before each learner.backward(losses)."
             )
-        values = self._checked(losses, recording.rows)
-        if self.causal:
-            recording.check_steps(len(values))
+        values = self._checked(losses, recording)
         self._recording = None
         try:
             return self._learn(recording, values)
@@ -383,17 +456,171 @@ class NITLearner:
             for neuron in self._neurons.values():
                 neuron.detach_state()  # what it carries on may hold the pass's graph
 
-    def _checked(self, losses: Any, rows: int) -> Tensor:
+    def learn(self, losses_of: Callable[..., Any], *batch: Tensor, dim: int = 0) -> Tensor:
+        """Puts a batch through and learns from it, within the memory that there is.
+
+        The same as `record`, `expand` and `backward`, but where a pass does not fit, its
+        replicas go through share by share, and each share twice: once for its losses, and with
+        the same noise once more for the gradient.
+
+        Args:
+            losses_of: From the expanded tensors to the losses, as `backward` takes them. It may be
+                called several times, with some of the replicas, and has to reset the network's
+                state in the beginning. torch's random numbers in it are the same both times.
+            *batch: Tensors with the batch of size B along `dim`.
+            dim: The batch dimension.
+
+        Returns:
+            The mean loss, as from `backward`.
+
+        Raises:
+            RecordingError: The losses were others the second time, or BatchNorm in training mode
+                would follow the statistics of each pass. No gradient was written.
+
+        Example:
+            >>> import torch, snntorch
+            >>> from nit_snn import NITLearner, swap_neurons
+            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), swap_neurons(snntorch.Lapicque(
+            ...     beta=0.9, init_hidden=True)))
+            >>> learner = NITLearner(net, replicas=8, memory="replay", seed=0)
+            >>> def losses_of(x, y):
+            ...     learner.reset()
+            ...     return (sum(net(x) for _ in range(50)).argmax(1) != y).float()
+            >>> loss = learner.learn(losses_of, torch.rand(5, 4), torch.tensor([0, 1, 2, 0, 1]))
+            >>> net[0].weight.grad.shape
+            torch.Size([3, 4])
+        """
+        self._check_batch(batch, dim)
+        self._prepare()
+        if not self._enabled:
+            found = losses_of(*self._expanded(batch, dim, self.replicas))
+            return torch.as_tensor(found).detach().float().mean()
+        way = self._plan(losses_of, batch, dim)
+        if way.twice:
+            return self._learn_twice(losses_of, batch, dim, way)
+        noise, index = self._source.next(self.replicas, self._devices)
+        room = math.inf if way.mode == "scores" else 0.0
+        recording = self._new_recording(noise, index, room)
+        with self._running_in(recording):
+            losses = losses_of(*self._expanded(batch, dim, self.replicas))
+        self._remember_footprint(recording)
+        self._recording = recording
+        return self.backward(losses)
+
+    def peak_memory(
+        self, losses_of: Callable[..., Any], *batch: Tensor, dim: int = 0
+    ) -> dict[str, int]:
+        """Bytes that a pass over a batch takes at its peak, by mode, without running it.
+
+        One sample is put through, and what it takes is scaled up; see `learn` for the arguments.
+        It is a forecast of the tensors alone, beyond the network, its gradients and the batch.
+
+        Example:
+            >>> import torch, snntorch
+            >>> from nit_snn import NITLearner, swap_neurons
+            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), swap_neurons(snntorch.Leaky(
+            ...     beta=0.9, init_hidden=True)))
+            >>> learner = NITLearner(net, replicas=8)
+            >>> def losses_of(x):
+            ...     learner.reset()
+            ...     return sum(net(x + 0.1 * t) for t in range(1000)).sum(1)
+            >>> peak = learner.peak_memory(losses_of, torch.rand(64, 4))
+            >>> peak["scores"] > peak["bits"]
+            True
+        """
+        self._check_batch(batch, dim)
+        self._prepare()
+        self._measure(losses_of, batch, dim)
+        footprint, rows = self._planner.footprint, self._planner.rows
+        assert footprint is not None
+        return {mode: footprint.of(mode, rows) for mode in ("scores", *self._planner.frugal)}
+
+    def _measure(self, losses_of: Callable[..., Any], batch: Sequence[Tensor], dim: int) -> None:
+        """Finds out what a pass takes, from one of a single sample that teaches nothing."""
+        noise = self._source.spare(self.replicas, self._devices)
+        recording = self._new_recording(noise, 0, 0.0, rehearsal=True)
+        sample = [x.narrow(dim, 0, 1) for x in batch]
+        with (
+            torch.random.fork_rng(cuda_devices()),
+            checks.resting(checks.training_batch_norms(self.net).values()),
+            self._running_in(recording),
+        ):
+            losses_of(*self._expanded(sample, dim, self.replicas))
+        self._remember_footprint(recording)
+        recording.release()
+        self._planner.rows = self.replicas * batch[0].shape[dim]
+
+    def _remember_footprint(self, recording: Recording) -> None:
+        self._planner.rows = recording.rows or 0
+        self._planner.footprint = Footprint(
+            [trace.size.done() for trace in recording.traces.values()],
+            sum(p.nbytes for p in self.parameters()),
+            self._planner.batch,
+            any(neuron.sigma.requires_grad for neuron in self._neurons.values()),
+        )
+
+    def _plan(self, losses_of: Callable[..., Any], batch: Sequence[Tensor], dim: int) -> Plan:
+        """How a batch is put through; the same in all processes."""
+        norms = list(checks.training_batch_norms(self.net))
+        if norms and self.memory == "replay":
+            raise RecordingError(
+                "BatchNorm in training mode follows the statistics of each pass, and "
+                f"memory='replay' makes two: {', '.join(norms)}. Put it in eval mode, or take "
+                "memory='bits'."
+            )
+        if self._planner.footprint is None and batch[0].shape[dim]:
+            self._measure(losses_of, batch, dim)
+        self._planner.rows = self.replicas * batch[0].shape[dim]
+        found = self._planner.plan(self.replicas, self._device, once=bool(norms))
+        mode, parts = self._ranks.largest(MODES.index(found.mode), found.parts)
+        return Plan(MODES[mode], parts, found.bytes)
+
+    def _learn_twice(
+        self, losses_of: Callable[..., Any], batch: Sequence[Tensor], dim: int, way: Plan
+    ) -> Tensor:
+        """In shares of the replicas, each of which goes through twice."""
+        noise, index = self._source.next(self.replicas, self._devices)
+        shares = Shares(self.replicas, way.parts, self.antithetic)
+        room = 0.0 if way.mode == "bits" else math.inf
+
+        def run(
+            part: int, rehearsal: bool, begin: Callable[[Recording], None]
+        ) -> tuple[Recording, Tensor]:
+            recording = self._new_recording(noise.part(part, way.parts), index, room, rehearsal)
+            begin(recording)
+            with self._running_in(recording):
+                expanded = self._expanded(batch, dim, self.replicas // way.parts)
+                return recording, self._checked(losses_of(*expanded), recording)
+
+        parameters = list(self.parameters())
+        rows = self._planner.rows * self._ranks.size
+        try:
+            with all_or_nothing(parameters), self._ranks.summing(parameters):
+                mean, estimate = in_two_passes(
+                    run, shares, self._weights, rows, as_it_goes=way.mode == "replay"
+                )
+                outputs, cotangents = estimate.outputs()
+                if outputs:
+                    torch.autograd.backward(outputs, cotangents)
+        finally:
+            for neuron in self._neurons.values():
+                neuron.detach_state()
+        self._warn_of_unreached()
+        return self._ranks.sum(mean.detach())
+
+    def _checked(self, losses: Any, recording: Recording) -> Tensor:
         """The losses as a tensor; if they are bad in one process, all of them raise."""
         error: Exception | None = None
         values = torch.zeros(())
+        replicas = recording.noise.replicas
         try:
-            values = checks.checked_losses(losses, rows, self.replicas, self.causal)
+            values = checks.checked_losses(losses, recording.rows or 0, replicas, self.causal)
+            if self.causal:
+                recording.check_steps(len(values))
         except LossError as found:
             error = found
         if self._ranks.size > 1:
-            device = next(iter(self._neurons.values())).sigma.device
-            bad = self._ranks.sum(torch.tensor(float(error is not None), device=device))
+            bad = self._ranks.sum(torch.tensor(float(error is not None), device=self._device))
             if bad and error is None:
                 raise LossError(f"{int(bad)} other processes have no usable losses.")
         if error is not None:
@@ -416,7 +643,8 @@ class NITLearner:
             if baseline is not None:
                 weight = weight + baseline.to(weight) / rows
         gathering = Gathering(recording)
-        estimate = gathering.gather(weight, control, measure=self._controller is not None)
+        estimate = Estimate()
+        gathering.gather(weight, estimate, control, measure=self._controller is not None)
         # This process's part of the mean over all rows.
         mean = values.sum() / max(1, values.shape[-1] * self._ranks.size)
         gathering.follow(estimate, mean)
@@ -468,13 +696,9 @@ class NITLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to draw the same noise: seed, passes so far, rule, options."""
-        # A replayed CUDA graph has made passes that only its device has counted.
-        passes = max([self.passes, *(int(count) + 1 for count in self._counters.values())])
-        state = {"seed": self.seed, "passes": passes, "rule": self.rule, **self._options()}
+        state = {**self._source.state_dict(), "rule": self.rule, **self._options()}
         if self._controller is not None:
             state["controller"] = self._controller.state_dict()
-        if self._table is not None:
-            state["table"] = self._table.blocks
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -483,9 +707,7 @@ class NITLearner:
         Raises:
             CheckpointError: An entry is missing, or its options differ from this learner's.
         """
-        extra = set() if self._controller is None else {"controller"}
-        extra |= set() if self._table is None else {"table"}
-        missing = {"seed", "passes", "rule", *extra, *self._options()} - set(state)
+        missing = set(self.state_dict()) - set(state)
         if missing:
             raise CheckpointError(f"The learner's state lacks: {', '.join(sorted(missing))}.")
         different = {
@@ -496,11 +718,8 @@ class NITLearner:
         if different:
             listed = ", ".join(f"{n}: saved {a!r}, here {b!r}" for n, (a, b) in different.items())
             raise CheckpointError(f"The saved learner had other options. {listed}.")
-        self.seed, self.passes, self.rule = state["seed"], state["passes"], state["rule"]
-        self._counters = {}
-        if self._table is not None:
-            self._table = NoiseTable(self._ranks.own_seed(self.seed))
-            self._table.blocks = state["table"]
+        self._source.load_state_dict(state)
+        self.rule = state["rule"]
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
         self._drop()
@@ -549,31 +768,6 @@ class NITLearner:
     @property
     def _point_sets(self) -> int:
         return 2 if self.baseline == "leave-one-out" else 1
-
-    def _noise(self) -> Noise:
-        seed = self._ranks.own_seed(self.seed)
-        if self.sobol:
-            return SobolNoise(seed, self.replicas, self._point_sets)
-        options = (self.replicas, self.antithetic, self.layerwise, self._ranks)
-        devices = {neuron.sigma.device for neuron in self._neurons.values()}
-        plain = all(backend_of(device).name == "torch" for device in devices)
-        if self._table is not None:
-            if not plain:
-                raise AttachError(
-                    "noise='table' is for torch's backend; the kernels draw noise faster than they "
-                    "could read it. Use noise='fresh'."
-                )
-            return TableNoise(self._table, self.passes, *options)
-        if plain:
-            return ReplicaNoise(seed, *options)
-        for device in devices:
-            if device not in self._counters:
-                count = torch.full((1,), self.passes, dtype=torch.int64, device=device)
-                self._counters[device] = count
-            else:
-                # On the device, where a replayed CUDA graph counts on without Python.
-                self._counters[device].add_(1)
-        return PhiloxNoise(seed, self._counters, *options)
 
     def _control(self, recording: Recording, losses: Tensor) -> dict[NoisyNeuron, list[Tensor]]:
         """Coefficients of the control variate over the number of rows, by layer and call.

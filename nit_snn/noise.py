@@ -35,6 +35,10 @@ class Noise(Protocol):
         """See `ReplicaNoise.draw`."""
         ...
 
+    def part(self, number: int, parts: int) -> Noise:
+        """The noise of some of the replicas: of `parts` equal shares of them, that number."""
+        ...
+
 
 class ReplicaNoise:
     """Standard normal noise that can be drawn again, replica by replica.
@@ -119,6 +123,12 @@ class ReplicaNoise:
             torch.neg(noise[:drawn], out=noise[drawn:])
         return noise.flatten(0, 1)
 
+    def part(self, number: int, parts: int) -> ReplicaNoise:
+        """See `Noise.part`."""
+        ranks = self.ranks.part(number, parts)
+        own = self.replicas // parts
+        return ReplicaNoise(self.seed, own, self.antithetic, self.layerwise, ranks)
+
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:
             self._generators[device] = torch.Generator(device)
@@ -160,6 +170,37 @@ class NoiseTable:
         self.blocks += max(self.blocks, -(-count // _BLOCK))
 
 
+class Places:
+    """Where in a table the calls of one pass have their noise, one after the other.
+
+    Args:
+        table: The table; it grows if the pass needs more than it has.
+        start: Where the first call begins, modulo the table's size.
+    """
+
+    def __init__(self, table: NoiseTable, start: int) -> None:
+        self.table = table
+        self._left = table.blocks * _BLOCK
+        self._next = start % self._left
+        self._found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+
+    def of(self, layer: int, call: int, count: int) -> list[tuple[int, int]]:
+        """From where to where `count` numbers are; in two pieces over the end of the table."""
+        if (layer, call) not in self._found:
+            size = self.table.blocks * _BLOCK
+            if count > self._left:
+                self.table.grow(count)
+                self._next, self._left = size, self.table.blocks * _BLOCK - size
+                size = self.table.blocks * _BLOCK
+            end = self._next + count
+            beyond = max(0, end - size)
+            pieces = [(self._next, end - beyond), (0, beyond)]
+            self._found[layer, call] = pieces if beyond else pieces[:1]
+            self._next = beyond if beyond else end % size
+            self._left -= count
+        return self._found[layer, call]
+
+
 class TableNoise:
     """The noise of one pass from a table, from a random place on.
 
@@ -175,6 +216,7 @@ class TableNoise:
         antithetic: Replica c + C/2 gets minus the noise of replica c.
         layerwise: Replica c gets noise in layer `c % layers` only, and zeros elsewhere.
         ranks: Who shares out the replicas; `replicas` are this process's then.
+        places: Where the calls of the pass have their noise, if others have to find it there too.
     """
 
     def __init__(
@@ -185,17 +227,16 @@ class TableNoise:
         antithetic: bool = False,
         layerwise: bool = False,
         ranks: Ranks = ALONE,
+        places: Places | None = None,
     ) -> None:
         self.table = table
+        self.index = index
         self.ranks = ranks
         self.replicas = replicas
         self.antithetic = antithetic
         self.layerwise = layerwise
         self._name = _mix64(_mix64(table.seed) ^ index)
-        size = table.blocks * _BLOCK
-        self._next = self._name % size
-        self._left = size
-        self._places: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._places = Places(table, self._name) if places is None else places
 
     def draw(
         self,
@@ -214,7 +255,7 @@ class TableNoise:
         noisy = slice(layer, drawn, layers) if self.layerwise else slice(0, drawn)
         own_shape = (len(range(drawn)[noisy]), rows, *shape[1:])
         count = math.prod(own_shape)
-        place = self._place(layer, call, count * self.ranks.sharers)
+        place = self._places.of(layer, call, count * self.ranks.sharers)
         values = self.table.values(torch.device(device))
         pieces = [values[start:end] for start, end in place]
         sign = -1 if _mix64(self._name + call * layers + layer) & 1 else 1
@@ -227,21 +268,17 @@ class TableNoise:
             torch.neg(noise[:drawn], out=noise[drawn:])
         return noise.flatten(0, 1).to(torch.float64 if dtype == torch.float64 else torch.float32)
 
-    def _place(self, layer: int, call: int, count: int) -> list[tuple[int, int]]:
-        """Where the noise of a call is: from, to; in two pieces over the end of the table."""
-        if (layer, call) not in self._places:
-            size = self.table.blocks * _BLOCK
-            if count > self._left:
-                self.table.grow(count)
-                self._next, self._left = size, self.table.blocks * _BLOCK - size
-                size = self.table.blocks * _BLOCK
-            end = self._next + count
-            beyond = max(0, end - size)
-            pieces = [(self._next, end - beyond), (0, beyond)]
-            self._places[layer, call] = pieces if beyond else pieces[:1]
-            self._next = beyond if beyond else end % size
-            self._left -= count
-        return self._places[layer, call]
+    def part(self, number: int, parts: int) -> TableNoise:
+        """See `Noise.part`."""
+        return TableNoise(
+            self.table,
+            self.index,
+            self.replicas // parts,
+            self.antithetic,
+            self.layerwise,
+            self.ranks.part(number, parts),
+            self._places,
+        )
 
 
 class SobolNoise:
@@ -290,6 +327,16 @@ class SobolNoise:
         smallest = torch.finfo(exact).eps / 4
         normal = torch.special.ndtri(uniform.clamp(smallest, 1 - 2 * smallest))
         return normal.view(shape)
+
+    def part(self, number: int, parts: int) -> SobolNoise:
+        """See `Noise.part`; a point set is not taken apart.
+
+        Raises:
+            ValueError: Another part than the whole.
+        """
+        if parts != 1:
+            raise ValueError("Sobol points are drawn for all replicas at once.")
+        return self
 
     def _points(self, dimensions: int, generator: torch.Generator) -> Tensor:
         """(C / point_sets, dimensions); dimensions that torch has none for get a set of their own.

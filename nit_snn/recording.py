@@ -7,9 +7,10 @@ with its local graph, which ends at the spikes of the noisy layer before.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +25,7 @@ from .events import Event, LayerTrace, Target
 from .firing import Firing
 from .fused import GIVEN, TYPES, Layer, Past
 from .kernels.noise import PhiloxNoise
+from .memory import forgetting
 from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .neurons.closed_form import noisy_step, number, spikes_of
 from .neurons.functional import perturb
@@ -49,7 +51,9 @@ class Recording:
         layerwise: Replica c has noise in layer `c % layers` only.
         causal: Losses will come per time step, so that the noise of each call is kept apart.
         binary: Those neurons whose spikes are the membrane above its threshold, and nothing else.
-        store_noise: Keep the scores until they are gathered, instead of drawing the noise again.
+        room: How many bytes of scores are kept until they are gathered; for what goes beyond, the
+            noise is drawn again.
+        rehearsal: Keep nothing: the same spikes, and nothing can be learned from them.
     """
 
     learns = True
@@ -68,7 +72,8 @@ class Recording:
         layerwise: bool = False,
         causal: bool = False,
         binary: Collection[NoisyNeuron] = (),
-        store_noise: bool = True,
+        room: float = math.inf,
+        rehearsal: bool = False,
     ) -> None:
         self.noise = noise
         self.index = index
@@ -80,8 +85,10 @@ class Recording:
         self.layerwise = layerwise
         self.causal = causal
         self.binary = binary
-        self.store_noise = store_noise
+        self.room = 0.0 if rehearsal else room
+        self.rehearsal = rehearsal
         self.pending = True
+        self.when_kept: Callable[[], None] | None = None
         self.rows: int | None = None
         self.traces = {
             neuron: LayerTrace(name, number, neuron)
@@ -105,8 +112,9 @@ class Recording:
             for neuron in self.traces:
                 neuron._recorder = self
             for tap in taps:
-                tap.install()
-            yield
+                tap.install(self.rehearsal, frugal=self.room == 0)
+            with forgetting() if self.rehearsal else nullcontext():
+                yield
         finally:
             for tap in taps:
                 tap.remove()
@@ -156,12 +164,15 @@ class Recording:
         noise = self.draw(trace, call, drift.shape, drift.dtype)
         membrane = perturb(drift.detach(), neuron.sigma.detach(), noise)
         learn_sigma = neuron.sigma.requires_grad
+        held = drift if drift.requires_grad else None
+        event = Event([call], drift.shape, drift.dtype, None, targets, held)
+        if self.rehearsal:
+            self._add(trace, event)
+            return membrane
         record = self.firing.get(neuron)
         firing = None
         if self.conditional or record is not None:
             firing = _firing(neuron, charge, drift.detach(), membrane, noise.dtype)
-        held = drift if drift.requires_grad else None
-        event = Event([call], drift.shape, drift.dtype, None, targets, held)
         if firing is not None and self.pathwise and charge.carries:
             event.carried = carried(firing, noise, charge.wiped, learn_sigma)
             event.link = self._link(trace, charge)
@@ -170,13 +181,12 @@ class Recording:
         if self.pathwise and firing is not None:
             trace.states.append(membrane)
             event.scores = spike_scores(firing, learn_sigma)
-            trace.events.append(event)
-        elif targets or held is not None or learn_sigma:
-            if firing is not None and self.conditional:
-                event.scores = conditional_scores(noise, firing, learn_sigma)
-            elif self.store_noise:
-                event.scores = scores(noise, self.rule, learn_sigma)
+            self._append(trace, event)
+        elif firing is not None and self.conditional:
+            event.scores = conditional_scores(noise, firing, learn_sigma)
             self._add(trace, event)
+        else:
+            self._add(trace, event, noise)
         return membrane
 
     @property
@@ -214,22 +224,50 @@ class Recording:
         membrane = noisy_step(current, state, fired, lif, charge.threshold, neuron.sigma, noise)
         if neuron in self.binary:
             neuron._remember(membrane, spikes_of(membrane, charge.threshold, charge.or_equal))
-        learn_sigma = neuron.sigma.requires_grad
-        if targets or learn_sigma:
-            kept = scores(noise, self.rule, learn_sigma) if self.store_noise else None
-            self._add(trace, Event([call], current.shape, current.dtype, kept, targets, None))
+        self._add(trace, Event([call], current.shape, current.dtype, None, targets, None), noise)
         return membrane
 
-    def _add(self, trace: LayerTrace, event: Event) -> None:
-        """Keeps an event, with the one before it if they can be summed."""
-        if not self.causal and trace.events and trace.events[-1].absorbs(event):
-            trace.events[-1].absorb(event)
+    def _add(self, trace: LayerTrace, event: Event, noise: Tensor | None = None) -> None:
+        """Keeps what can be learned from, with the event before it if they can be summed.
+
+        Args:
+            trace: That of the layer.
+            event: The event.
+            noise: Where its scores come from, if it has none yet: kept if there is room.
+        """
+        learn_sigma = trace.neuron.sigma.requires_grad
+        if not (event.targets or event.drift is not None or learn_sigma):
+            return
+        last = trace.events[-1] if trace.events and not self.causal else None
+        summed = last is not None and last.absorbs(event)
+        if noise is not None:
+            size = noise.nbytes * (2 if learn_sigma else 1)
+            kept = last.scores is not None if last is not None and summed else self.keeps(size)
+            event.scores = scores(noise, self.rule, learn_sigma) if kept else None
+        if last is not None and summed:
+            last.absorb(event)
         else:
-            trace.events.append(event)
+            self._append(trace, event)
+
+    def _append(self, trace: LayerTrace, event: Event, draws: int = 1) -> None:
+        trace.size.count(event, draws)
+        if self.rehearsal:
+            trace.events.clear()  # there has to be the last alone, for others to be summed with
+        trace.events.append(event)
+        if self.when_kept is not None:
+            self.when_kept()
+
+    def keeps(self, size: int) -> bool:
+        """Whether there is room for so many more bytes of scores; they are taken from it then."""
+        if size > self.room:
+            return False
+        self.room -= size
+        return True
 
     def _admit(self, trace: LayerTrace, like: Tensor, targets: tuple[Target, ...]) -> None:
         """Checks a drift, (N, *), or a current of its shape."""
         self._check_rows(trace.name, like)
+        trace.size.see(like)
         features_last = any(isinstance(t.source.module, nn.Linear) for t in targets)
         trace.neuron._fit_sigma(trace.name, like, features_last)
 
@@ -244,7 +282,7 @@ class Recording:
                 sigma,
                 self.rule,
                 trace.neuron.sigma.requires_grad,
-                self.store_noise,
+                self.keeps,
             )
         return trace.layer
 
@@ -293,8 +331,7 @@ class Recording:
         if neuron in self.binary:
             neuron._remember(membrane, spikes[0])
         held = drift if drift is not None and drift.requires_grad else None
-        if targets or held is not None or neuron.sigma.requires_grad:
-            self._add(trace, Event([call], like.shape, like.dtype, None, targets, held))
+        self._add(trace, Event([call], like.shape, like.dtype, None, targets, held))
         return membrane
 
     def run(self, neuron: NoisyNeuron, sequence: Sequence) -> tuple[Tensor, Tensor] | None:
@@ -316,6 +353,7 @@ class Recording:
         source, static = Source.of(x)
         targets = () if source is None else (Target(source, None, steps, lif.gain),)
         self._admit(trace, x[0], targets)
+        trace.size.see(x[0], steps)
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + steps, x.dim() - 1
         current = (x[:1] if static else x).detach()
         room = bits.empty(steps, x.shape[1:], x.device)
@@ -337,7 +375,7 @@ class Recording:
         if self.conditional:
             event.past = Past(current, sequence.state, lif, sequence.threshold)
         if targets or event.drift is not None or neuron.sigma.requires_grad:
-            trace.events.append(event)
+            self._append(trace, event, 1 if static and not self.causal else steps)
         return self.emit(neuron, spikes), last
 
     def _link(self, trace: LayerTrace, charge: Charge) -> Link | None:
@@ -382,6 +420,8 @@ class Recording:
         source, _ = Source.of(current)
         if source is None:
             return current
+        if self.rehearsal:
+            return current.detach().requires_grad_()
         if source.followed:  # its graph is a control variate's
             ledger = next(iter(self.firing.values())).ledger
             leaf: Tensor = Gate.apply(current, ledger)  # type: ignore[no-untyped-call]
@@ -392,7 +432,7 @@ class Recording:
 
     def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
         """See `nit_snn.neurons.base.Recorder`."""
-        if self.pathwise:
+        if self.pathwise and not self.rehearsal:
             self.traces[neuron].states[-1] = state
 
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
@@ -414,7 +454,7 @@ class Recording:
             LossError: A layer was not called once per time step.
         """
         for trace in self.traces.values():
-            if trace.events and trace.calls != steps:
+            if trace.size.events and trace.calls != steps:
                 raise LossError(
                     f"The losses are of {steps} time steps, but {trace.name} made "
                     f"{trace.calls} steps. Causal credit needs a loss for each, zero where there "

@@ -10,13 +10,14 @@ layer's own) leaves the output unmarked, and the general route does its work.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .control import leads_to_spikes_alone
-from .emitted import Emitted, Packed
+from .emitted import Emitted, Packed, SpikeTrain, saved_as_bits
 from .errors import RecordingError
 from .expansion import Expansion, Mark, repeats_over_time, reshaped_from
 from .rules import presynaptic_sign
@@ -27,7 +28,7 @@ _MARK = "_nit_source"
 _SAMPLE = 4096
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Source:
     """One call of a registered synapse.
 
@@ -183,9 +184,19 @@ class Tap:
         self._last: _Last | None = None
         self._made: list[Source] = []
         self._direct = False
+        self._rehearsal = False
+        self._train: SpikeTrain | None = None
+        self._parameters: dict[str, Tensor | None] = {}
 
-    def install(self) -> None:
-        """Stands in, unless the layer was patched, pruned or reparametrised since."""
+    def install(self, rehearsal: bool = False, frugal: bool = False) -> None:
+        """Stands in, unless the layer was patched, pruned or reparametrised since.
+
+        Args:
+            rehearsal: Whether nothing that is made can be differentiated.
+            frugal: Whether to look if an input that no neuron emitted is spikes, too.
+        """
+        self._rehearsal = rehearsal
+        self._train = SpikeTrain() if frugal else None
         self._gradient = gradient_function(self.module)
         if self._gradient is not None and "forward" not in vars(self.module):
             self.module.forward = self
@@ -209,7 +220,8 @@ class Tap:
         last = self._last
         if last is None or last.conditions != conditions or not _same(last.samples, tensors):
             self._last = last = self._compute(x, conditions, tensors)
-            self._made.append(last.source)
+            if last.source.static:
+                self._made.append(last.source)
         last.source.calls += 1
         if last.source.static and self._direct:
             # Nothing but a neuron has read it so far: one slice of memory will do.
@@ -238,7 +250,12 @@ class Tap:
         activity = x[0] if static else x
         expansion = Expansion.of(activity)
         inner = activity if expansion is None else expansion.once(activity)
-        output = self._forward(inner.unsqueeze(0))[0] if static else self._forward(inner)
+        packed = Emitted.pack(activity)
+        if packed is None and self._train is not None and expansion is None and not static:
+            packed = self._train.add(activity)
+        # Behind the last noisy neuron the graph stays, and with it what it saves.
+        with nullcontext() if packed is None or self._rehearsal else saved_as_bits(inner, packed):
+            output = self._forward(inner.unsqueeze(0))[0] if static else self._forward(inner)
         if expansion is not None:
             output = expansion.repeat(output)
         assert self._gradient is not None
@@ -246,8 +263,8 @@ class Tap:
             self.name,
             self.module,
             self._gradient,
-            dict(self.module._parameters),
-            Emitted.pack(activity) or activity,
+            self._current_parameters(),
+            packed or activity,
             activity._version,
             output.shape,
             static,
@@ -255,6 +272,14 @@ class Tap:
         if static:
             output = output.unsqueeze(0).expand(x.shape[0], *output.shape)
         return _Last(conditions, [_sample(t) for t in tensors], x, output, source)
+
+    def _current_parameters(self) -> dict[str, Tensor | None]:
+        """The layer's parameters as they are now; one and the same mapping while they stay."""
+        now = self.module._parameters
+        held = self._parameters
+        if held.keys() != now.keys() or any(held[name] is not now[name] for name in now):
+            self._parameters = dict(now)
+        return self._parameters
 
 
 def _marked(tensor: Tensor) -> Source | None:

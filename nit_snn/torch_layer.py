@@ -28,16 +28,18 @@ class TorchLayer:
         sigma: Its noise level, a scalar or broadcasting to (*).
         rule: "nit" or "nit-s".
         learn_sigma: Whether the noise level's scores are wanted.
-        store: Keep the scores, instead of drawing the noise again.
-        kept: The scores of a call, or under the first of several their sum.
+        keeps: Whether there is room for so many bytes of scores; else the noise is drawn again.
+        kept: The scores of a call.
+        totals: Their sums over the steps of a run, by the number of its first call.
     """
 
     draw: Callable[[int, torch.Size, torch.dtype], Tensor]
     sigma: Tensor
     rule: str
     learn_sigma: bool
-    store: bool
+    keeps: Callable[[int], bool]
     kept: dict[int, Scores] = field(default_factory=dict)
+    totals: dict[int, Scores] = field(default_factory=dict)
 
     @property
     def signs(self) -> bool:
@@ -70,17 +72,20 @@ class TorchLayer:
             fired = spikes_of(membrane, threshold, lif.dynamics.or_equal, out=spikes[t])
             packer.add(fired)
             state = left_behind(membrane, fired, lif, threshold)
-            if self.store:
-                self._keep(first_step if summed else first_step + t, eps)
+            size = eps.nbytes * (2 if self.learn_sigma else 1)
+            if summed and t and first_step in self.totals:
+                self.totals[first_step] += scores(eps, self.rule, self.learn_sigma)
+            elif not (summed and t) and self.keeps(size):
+                held = self.totals if summed else self.kept
+                held[first_step + t] = scores(eps, self.rule, self.learn_sigma)
         packer.close()
         return spikes, state
 
-    def _keep(self, call: int, eps: Tensor) -> None:
-        found = scores(eps, self.rule, self.learn_sigma)
-        if call in self.kept:
-            self.kept[call] += found
-        else:
-            self.kept[call] = found
+    def forget(self, calls: list[int]) -> None:
+        """Lets go of the scores of some calls."""
+        for call in calls:
+            self.kept.pop(call, None)
+            self.totals.pop(call, None)
 
     def cotangents(
         self,
@@ -128,8 +133,8 @@ class TorchLayer:
         """See `nit_snn.fused.Layer.sigma_total`."""
         rows = (-1, *(1,) * (len(shape) - 1))
         dtype = self.sigma.dtype
-        if weight.dim() == 1 and self.store and calls[0] in self.kept:
-            parts = {call: self.kept[call].sigma for call in calls if call in self.kept}
+        if weight.dim() == 1 and calls[0] in self.totals:
+            parts = {calls[0]: self.totals[calls[0]].sigma}
         else:
             parts = {call: self._of(call, shape, dtype).sigma for call in calls}
         total = torch.zeros(shape[1:], dtype=dtype, device=self.sigma.device)
@@ -147,14 +152,14 @@ class TorchLayer:
 
     def _of(self, call: int, shape: torch.Size, dtype: torch.dtype) -> Scores:
         """The scores of one call."""
-        if self.store:
+        if call in self.kept:
             return self.kept[call]
         return scores(self.draw(call, shape, dtype), self.rule, self.learn_sigma)
 
     def _total(self, steps: range, shape: torch.Size, dtype: torch.dtype) -> Scores:
         """The sum of some calls' scores."""
-        if self.store:
-            return self.kept[steps.start]
+        if steps.start in self.totals:
+            return self.totals[steps.start]
         first, *others = (self._of(call, shape, dtype) for call in steps)
         total = Scores(first.drift.clone(), first.sigma)
         for other in others:

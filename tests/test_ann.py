@@ -139,7 +139,7 @@ CASES = {
         torch.tanh, options={"route": "general", "baseline": "none"}
     ),
     "hard step, batch-mean, drawn again": Case(
-        step, options={"baseline": "batch-mean", "store_noise": False}
+        step, options={"baseline": "batch-mean", "memory": "bits"}
     ),
     "hard step, logits without noise": Case(step, noisy_logits=False),
     "tanh, logits without noise, one learned sigma": Case(
@@ -445,7 +445,7 @@ def test_both_routes_agree(build: Any, shape: tuple[int, ...]) -> None:
     net, x = swap_neurons(build().double(), 0.8), torch.randn(5, *shape, dtype=torch.float64)
     general = gradients(net, x, route="general")
     assert set(general) == {name for name, _ in net.named_parameters()}
-    for fast in (gradients(net, x), gradients(net, x, store_noise=False)):
+    for fast in (gradients(net, x), gradients(net, x, memory="bits")):
         for name in general:
             assert general[name].abs().sum() > 0
             torch.testing.assert_close(fast[name], general[name], rtol=1e-9, atol=1e-12)

@@ -214,7 +214,8 @@ def test_shared_samples_never_share_noise(
         monkeypatch.setattr(Ranks, "of", lambda shares, rank=rank: Ranks(shares, rank, 2))
         net = swap_neurons(SnnTorchNet())
         learner = NITLearner(net, replicas=4, seed=1, distributed="samples", **options)
-        drawn.append(learner._noise().draw((8, 5), index=0, layer=0, call=0, layers=2))
+        noise, _ = learner._source.next(4, [torch.device("cpu")])
+        drawn.append(noise.draw((8, 5), index=0, layer=0, call=0, layers=2))
     assert not (drawn[0].abs() == drawn[1].abs()).any()
 
 

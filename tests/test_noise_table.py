@@ -103,8 +103,8 @@ def learn(learner: NITLearner, passes: int) -> list[torch.Tensor]:
 
 def test_a_learner_that_draws_again_gives_the_same() -> None:
     net, found = swap_neurons(SnnTorchNet(steps=5)), []
-    for store in (True, False):
-        learner = NITLearner(net, replicas=4, seed=2, noise="table", store_noise=store)
+    for memory in ("scores", "bits"):
+        learner = NITLearner(net, replicas=4, seed=2, noise="table", memory=memory)
         found += learn(learner, 1)
         learner.close()
     torch.testing.assert_close(*found)
@@ -113,7 +113,7 @@ def test_a_learner_that_draws_again_gives_the_same() -> None:
 def test_a_resumed_learner_reads_on() -> None:
     net = swap_neurons(SnnTorchNet(steps=5))
     learner = NITLearner(net, replicas=8, seed=2, noise="table")
-    learner._table.blocks = 2  # so that it has grown when it is saved
+    learner._source.table.blocks = 2  # so that it has grown when it is saved
     learn(learner, 2)
     saved = learner.state_dict()
     wanted = learn(learner, 1)[0]

@@ -421,7 +421,7 @@ def test_both_routes_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     general = gradients(net, x, route="general")
     assert not taken
     fast = gradients(net, x)
-    again = gradients(net, x, store_noise=False)
+    again = gradients(net, x, memory="bits")
     assert taken == expected
     assert set(fast) == set(general) == {n for n, p in net.named_parameters()}
     for parameter in general:

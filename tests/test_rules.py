@@ -49,11 +49,11 @@ def noise_of(layer: int, width: int, steps: int = 3) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("store_noise", [True, False])
-def test_nit_s_is_the_formula_of_the_paper(store_noise: bool) -> None:
+@pytest.mark.parametrize("memory", ["scores", "bits"])
+def test_nit_s_is_the_formula_of_the_paper(memory: str) -> None:
     """`A * sum_t sign(eps_t) * sign(x_j(t))`: input by its sign, sign(0) = 1, spikes as +-1."""
     net = swap_neurons(SnnTorchNet(), sigma=0.7)
-    spikes, advantage = one_pass(net, rule="nit-s", store_noise=store_noise)
+    spikes, advantage = one_pass(net, rule="nit-s", memory=memory)
     weight = advantage / (REPLICAS * BATCH)
     xr = X.repeat(REPLICAS, 1)
     signs = torch.where(xr >= 0, 1.0, -1.0)
@@ -203,7 +203,7 @@ def test_restore_forgets_a_learned_sigma() -> None:
         ({"sigma_bounds": (0.0, 1.0)}, "0 < smallest"),
         ({"sigma_bounds": (2.0, 1.0)}, "0 < smallest"),
         ({"learn_sigma": True, "sigma_bounds": (2.0, 3.0)}, r"outside .* lif1, lif2"),
-        ({"conditional": True, "store_noise": False}, "store_noise=True"),
+        ({"conditional": True, "memory": "bits"}, "memory='scores'"),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:

@@ -87,7 +87,8 @@ def test_causal_credit_by_hand() -> None:
     )
     expected = torch.zeros(6, dtype=torch.float64)
     for t in range(3):
-        noise = learner._noise().draw((24, 6), torch.float64, index=0, layer=0, call=t, layers=2)
+        noise, _ = learner._source.next(4, [torch.device("cpu")])
+        noise = noise.draw((24, 6), torch.float64, index=0, layer=0, call=t, layers=2)
         later = advantages[t:].sum(0).flatten() / 24
         expected += (later[:, None] * noise / 0.5).sum(0)
     torch.testing.assert_close(net.fc1.bias.grad, expected)

@@ -149,7 +149,7 @@ CASES = {
         "zero", options={"baseline": "batch-mean", "antithetic": True}
     ),
     "leaky zero, no baseline": leaky("zero", options={"baseline": "none"}),
-    "leaky zero, drawn again": leaky("zero", options={"store_noise": False}),
+    "leaky zero, drawn again": leaky("zero", options={"memory": "bits"}),
     "leaky subtract, conv": leaky("subtract", conv=True),
     "leaky zero, batch norm in training mode": leaky("zero", norm=True),
     "leaky zero, conditional": leaky("zero", options={"conditional": True}),
@@ -158,7 +158,7 @@ CASES = {
     ),
     "leaky subtract, learned sigma": leaky("subtract", options={"learn_sigma": True}),
     "leaky zero, conv, learned sigma, drawn again": leaky(
-        "zero", conv=True, options={"learn_sigma": True, "store_noise": False}
+        "zero", conv=True, options={"learn_sigma": True, "memory": "bits"}
     ),
     "lif hard, conditional, learned sigma, multi-step": lif(
         -0.2, True, multi_step=True, options={"conditional": True, "learn_sigma": True}
@@ -171,7 +171,7 @@ CASES = {
         "zero", options={**CONTROL, "conditional": True, "learn_sigma": True}
     ),
     "lif soft, control, multi-step, drawn again": lif(
-        None, True, multi_step=True, options={**CONTROL, "store_noise": False}
+        None, True, multi_step=True, options={**CONTROL, "memory": "bits"}
     ),
     "if hard, control, conv, single step": integrate(0.0, conv=True, options=CONTROL),
     "leaky zero, network control": leaky("zero", options=NETWORK),
@@ -182,7 +182,7 @@ CASES = {
         "zero", conv=True, options={**NETWORK, "conditional": True, "learn_sigma": True}
     ),
     "lif hard, network control, multi-step, drawn again": lif(
-        0.0, True, multi_step=True, options={**NETWORK, "store_noise": False}
+        0.0, True, multi_step=True, options={**NETWORK, "memory": "bits"}
     ),
     "leaky zero, sobol": leaky("zero", options={"sobol": True}),
     "leaky zero, sobol, batch-mean, learned sigma": leaky(

@@ -107,7 +107,7 @@ GENERAL, CONDITIONAL = {"route": "general"}, {"conditional": True}
 PATHWISE = {"conditional": "pathwise"}
 TIME = {"control": "time", **PATHWISE}
 READOUT, NETWORK = {"control": "readout"}, {"control": "network"}
-LEARNED, ANTITHETIC, AGAIN = {"learn_sigma": True}, {"antithetic": True}, {"store_noise": False}
+LEARNED, ANTITHETIC, AGAIN = {"learn_sigma": True}, {"antithetic": True}, {"memory": "bits"}
 # Of snnTorch's neurons.
 DECAYS = {"learn_alpha": True, "learn_beta": True}
 BETA = {"learn_beta": True}  # snnTorch's Alpha cannot learn alpha

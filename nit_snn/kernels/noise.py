@@ -45,12 +45,24 @@ class PhiloxNoise:
         self.passes = passes
         self.antithetic = antithetic
         self.layerwise = layerwise
+        self.ranks = ranks
         self.first = ranks.first(replicas // 2 if antithetic else replicas)
         if replicas * ranks.sharers > _MOST_REPLICAS:
             raise AttachError(
                 f"The kernels' noise can name {_MOST_REPLICAS} replicas of a sample, not "
                 f"{replicas * ranks.sharers}. Use fewer, or NIT_SNN_BACKEND=torch."
             )
+
+    def part(self, number: int, parts: int) -> PhiloxNoise:
+        """See `nit_snn.noise.Noise.part`."""
+        return PhiloxNoise(
+            self.seed,
+            self.passes,
+            self.replicas // parts,
+            self.antithetic,
+            self.layerwise,
+            self.ranks.part(number, parts),
+        )
 
     def stream(self, device: torch.device, layer: int, layers: int) -> Stream:
         """The noise of one layer in this pass."""
