@@ -34,6 +34,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nit_snn import NITLearner, swap_neurons
+from nit_snn.kernels.noisy_lif.reference import Dynamics
+from nit_snn.neurons.base import Lif
+from nit_snn.neurons.closed_form import left_behind, noisy_step, spikes_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import training
@@ -132,13 +135,39 @@ def operations(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     membrane, numbers = torch.randn(shape), torch.empty(shape)
     noise = torch.empty(args.steps, *shape)
     fired, spikes = membrane > 1, (membrane > 1).float()
-    return {
+    current, eps, lif = (
+        torch.randn(shape),
+        noise[0].normal_(),
+        Lif(Dynamics(reset="hard"), 0.5, 1.0),
+    )
+
+    def by_torch() -> Tensor:
+        u = noisy_step(current, membrane, None, lif, 1.0, 0.5, eps)
+        return left_behind(u, spikes_of(u, 1.0, or_equal=False, out=numbers), lif, 1.0)
+
+    found = {
         "normal numbers of a pass": noise.normal_,
+        "a step of a layer, as it is": by_torch,
         "spikes: compared into numbers": lambda: torch.gt(membrane, 1.0, out=numbers),
         "spikes: compared, then converted": lambda: (membrane > 1.0).float(),
         "reset: multiplied": lambda: membrane.addcmul_(membrane, spikes, value=-1),
         "reset: masked_fill": lambda: membrane.masked_fill_(fired, 0.0),
     }
+    try:
+        by_compiler(current, membrane, eps)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        print(f"torch.compile does not work here: {error}".splitlines()[0])
+    else:
+        found["a step of a layer, torch.compile"] = lambda: by_compiler(current, membrane, eps)
+    return found
+
+
+@torch.compile(dynamic=False)
+def by_compiler(current: Tensor, state: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """A step of a layer as one loop: its spikes, and the membrane after the reset."""
+    membrane = 0.5 * state + current + 0.5 * eps
+    spikes = (membrane > 1.0).float()
+    return spikes, membrane * (1 - spikes)
 
 
 def rows_of(found: dict[str, list[float]], args: argparse.Namespace) -> list[dict[str, Any]]:
