@@ -38,6 +38,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "plain Eq. 8": {"baseline": "none"},
     "batch-mean": {"baseline": "batch-mean"},
     "leave-one-out": {},
+    "noise from a table": {"noise": "table"},
     "antithetic": {"antithetic": True},
     "Sobol": {"sobol": True},
     "conditional": {"conditional": True},

@@ -5,9 +5,10 @@
 784-50-10 over 8 steps with a batch of 256: forward, loss, and the gradient in `.grad`. A step of
 NIT holds 16 replicas of each sample, and what is compared is the time of one of them. All methods
 take turns, round after round, so that whatever else the machine does meets all of them alike; the
-numbers are medians and quartiles over the rounds, and ratios of medians. The single operations that
-the fast path rests on are timed beside them, on one layer's membranes. Writes step.json and
-step.png to --output.
+numbers are medians and quartiles over the rounds, and ratios of medians. Then NIT alone, with more
+and more time steps, and replicas: how far each median is from the straight line through all
+of them. The single operations that the fast path rests on are timed beside them, on one layer's
+membranes. Writes step.json and step.png to --output.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class SpikingJelly(nn.Module):
         return self.fc2(self.lif(self.fc1(x.expand(self.steps, *x.shape)))).sum(0)
 
 
+FACTORS = (1, 2, 4, 8, 16, 32)  # quarters of the time steps, and of the replicas
 FRAMEWORKS = {"snnTorch": SnnTorch, "SpikingJelly": SpikingJelly}
 
 
@@ -114,6 +116,44 @@ def methods(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
             learner = NITLearner(net, replicas=args.replicas, seed=args.seed, **options)
             found[f"{framework}, NIT, {name}"] = nit(net, learner, x, y)
     return found
+
+
+def growing(args: argparse.Namespace) -> dict[str, dict[int, Callable[[], None]]]:
+    """Learning steps of NIT with more and more time steps, or replicas."""
+    x, y = torch.rand(args.batch_size, 784), torch.randint(10, (args.batch_size,))
+    found: dict[str, dict[int, Callable[[], None]]] = {}
+    for framework, build in FRAMEWORKS.items():
+        for what in ("steps", "replicas"):
+            sizes = sorted({max(2, getattr(args, what) * factor // 4) for factor in FACTORS})
+            for size in sizes:
+                given = {"steps": args.steps, "replicas": args.replicas, what: size}
+                net = swap_neurons(build([784, args.hidden, 10], given["steps"]), sigma=0.5)
+                learner = NITLearner(net, replicas=given["replicas"], seed=args.seed)
+                found.setdefault(f"{framework}, {what}", {})[size] = nit(net, learner, x, y)
+    return found
+
+
+def straight_line(times: dict[int, float]) -> dict[str, float]:
+    """Milliseconds at none and for one more, and how far off the worst point is, as a share.
+
+    The line that minimises the squares of the relative errors.
+    """
+    sizes = torch.tensor([float(size) for size in times], dtype=torch.float64)
+    found = torch.tensor(list(times.values()), dtype=torch.float64)
+    columns = torch.stack([1 / found, sizes / found], 1)
+    start, slope = torch.linalg.lstsq(columns, torch.ones_like(found)).solution.tolist()
+    off = ((start + slope * sizes) / found - 1).abs().max()
+    return {"milliseconds_at_none": start, "for_one_more": slope, "worst_point_off_by": float(off)}
+
+
+def linearity(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Medians of `growing`, and the line through them."""
+    rows = []
+    for name, steps in growing(args).items():
+        times = measure({str(size): step for size, step in steps.items()}, args.rounds)
+        medians = {int(size): statistics.median(found) for size, found in times.items()}
+        rows.append({"what": name, "milliseconds": medians, **straight_line(medians)})
+    return rows
 
 
 def measure(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -222,6 +262,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rows = rows_of(measure(methods(args), args.rounds), args)
+    lines = linearity(args)
     single = {n: statistics.median(t) for n, t in measure(operations(args), args.rounds).items()}
     args.output.mkdir(parents=True, exist_ok=True)
     results = {
@@ -233,6 +274,7 @@ def main() -> None:
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {training.processor()}, {args.threads} threads",
         "rows": rows,
+        "linearity": lines,
         "milliseconds_of_operations": single,
     }
     (args.output / "step.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -244,6 +286,8 @@ def main() -> None:
             f"{row['method']:38}{row['milliseconds']:8.2f}{one:16.3f}"
             f"{row['bptt_over_one_replica']:11.1f}"
         )
+    for line in lines:
+        print(f"{line['what']:38}linear within {line['worst_point_off_by']:.1%}")
     for name, milliseconds in single.items():
         print(f"{name:38}{milliseconds:8.3f}")
 

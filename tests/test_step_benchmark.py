@@ -32,6 +32,19 @@ def test_ratios_are_those_of_the_medians(
         one = row["milliseconds"] / row["replicas"]
         assert row["bptt_over_one_replica"] == pytest.approx(faster / one)
         assert f"{row['milliseconds']:.2f}" in table
+    for line in results["linearity"]:
+        given = {int(size): found for size, found in line["milliseconds"].items()}
+        assert step.straight_line(given)["for_one_more"] == pytest.approx(line["for_one_more"])
     for name, milliseconds in results["milliseconds_of_operations"].items():
         assert milliseconds > 0 and name in table
     assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_line_through_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    step = importlib.import_module("step")
+    line = step.straight_line({2: 5.0, 4: 9.0, 8: 17.0})
+    assert line["milliseconds_at_none"] == pytest.approx(1.0)
+    assert line["for_one_more"] == pytest.approx(2.0)
+    assert line["worst_point_off_by"] == pytest.approx(0.0, abs=1e-12)
+    assert step.straight_line({2: 5.0, 4: 9.0, 8: 34.0})["worst_point_off_by"] > 0.1
