@@ -73,12 +73,19 @@ def learn(
     net = swap_neurons(Readout(framework), sigma=0.8)
     learner = NITLearner(net, **{"replicas": 8, "seed": 3, **options})
     means = []
-    for _ in range(passes):
-        with learner.record():
-            out = net(learner.expand(x))
-        losses = (out - 1).square().sum(1)
+
+    def losses_of(x: Tensor) -> Tensor:
+        losses = (net(x) - 1).square().sum(1)
         if options.get("causal"):
-            losses = torch.stack([losses * (t + 1) for t in range(4)])
+            return torch.stack([losses * (t + 1) for t in range(4)])
+        return losses
+
+    for _ in range(passes):
+        if "memory" in options:
+            means.append(learner.learn(losses_of, x).item())
+            continue
+        with learner.record():
+            losses = losses_of(learner.expand(x))
         means.append(learner.backward(losses).item())
     return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}, means
 
@@ -89,6 +96,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("snntorch", {"antithetic": True, "layerwise": True, "replicas": 32}),
     ("snntorch", {"baseline": "batch-mean", "causal": True}),
     ("spikingjelly", {"noise": "table", "baseline": "none"}),
+    ("snntorch", {"antithetic": True, "replicas": 16, "memory": "replay", "memory_limit": 1}),
+    ("spikingjelly", {"memory": "bits", "memory_limit": 1}),
     ("kernels", {}),
     ("kernels", {"antithetic": True, "layerwise": True, "replicas": 16}),
 ]
@@ -118,6 +127,21 @@ def test_the_gradient_does_not_depend_on_who_has_which_replicas(size: int, tmp_p
             assert found.keys() == wanted.keys()
             for name, gradient in wanted.items():
                 torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def unlike_limits(rank: int) -> Any:
+    """One process has little memory, and the other goes along with its plan."""
+    options = {"memory": "auto", "memory_limit": 10 ** (rank * 9), "distributed": "replicas"}
+    return one_case("snntorch", options)
+
+
+def test_processes_agree_on_how_a_batch_is_split(tmp_path: Path) -> None:
+    (results,) = run(2, tmp_path / "ranks", unlike_limits)
+    wanted, means = one_case("snntorch", {})
+    for found, others in results:
+        assert others == pytest.approx(means, rel=1e-5)
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
 
 
 def shared_samples(rank: int) -> Any:
