@@ -26,7 +26,7 @@ from .errors import (
 from .events import Estimate
 from .expansion import Expansion
 from .gather import Gathering
-from .memory import MODES, Footprint
+from .memory import CONTROL, MODES, PATHWISE, Footprint
 from .neurons.base import NoisyNeuron, noisy_neurons
 from .noise import Noise
 from .noise_source import NoiseSource
@@ -557,6 +557,11 @@ class NITLearner:
             sum(p.nbytes for p in self.parameters()),
             self._planner.batch,
             any(neuron.sigma.requires_grad for neuron in self._neurons.values()),
+            [
+                (PATHWISE if self.conditional == "pathwise" else 0)
+                + (CONTROL[self.control] if name in self._controlled else 0)
+                for name in self._neurons
+            ],
         )
 
     def _plan(self, losses_of: Callable[..., Any], batch: Sequence[Tensor], dim: int) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .taps import Source
 
 MODES = ("auto", "scores", "bits", "replay")
+#: Numbers kept for each draw beside its score, as counted: by conditioning pathwise, and in
+#: a layer with a control variate.
+PATHWISE, CONTROL = 2, {"none": 0, "readout": 7, "network": 7, "time": 11}
 #: Under "replay", so many bytes may gather before they are turned into gradients.
 AT_ONCE = 2**23
 
@@ -31,12 +34,14 @@ class LayerSize:
 
     Attributes:
         width: Numbers that it handles at once.
+        draws: Numbers that it draws in all.
         scores: Bytes of all scores that would be kept.
         activity: Bytes of presynaptic activity: spikes as bits, anything else as it came.
         events: Draws, or sums of draws, that something can be learned from.
     """
 
     width: int = 0
+    draws: int = 0
     scores: float = 0.0
     activity: float = 0.0
     events: int = 0
@@ -44,7 +49,8 @@ class LayerSize:
 
     def see(self, current: Tensor, steps: int = 1) -> None:
         """The layer was given a current, (N, *), or so many at once."""
-        self.width = max(self.width, steps * current.shape[1:].numel())
+        numbers = steps * current.shape[1:].numel()
+        self.width, self.draws = max(self.width, numbers), self.draws + numbers
 
     def count(self, event: Event, draws: int = 1) -> None:
         """Something was remembered of it, with the scores of so many draws."""
@@ -78,12 +84,14 @@ class Footprint:
         parameters: Bytes of the trainable parameters.
         batch: Bytes of one expanded row of the batch.
         learned_levels: Whether the noise levels are learned, which doubles the scores.
+        beside: How many numbers each layer keeps for each draw beside its score.
     """
 
-    layers: Collection[LayerSize]
+    layers: Sequence[LayerSize]
     parameters: int
     batch: float
     learned_levels: bool
+    beside: Sequence[int] = ()
 
     def of(self, mode: str, rows: int) -> int:
         """Bytes at the peak, with so many rows at once.
@@ -94,8 +102,9 @@ class Footprint:
         """
         # Currents, noise, membranes and spikes of the widest layer; what the others carry on.
         width = sum(2 * layer.width for layer in self.layers)
-        width += 5 * max((layer.width for layer in self.layers), default=0)
+        width += 7 * max((layer.width for layer in self.layers), default=0)
         kept = sum(layer.activity for layer in self.layers)
+        kept += sum(4 * n * layer.draws for n, layer in zip(self.beside, self.layers, strict=False))
         if mode == "scores":
             kept += sum(layer.scores for layer in self.layers) * (1 + self.learned_levels)
         kept *= rows

@@ -239,14 +239,19 @@ def live_peak(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]],
 
 
 def step_of(
-    build: type, memory: str, steps: int, readout: bool = False, rows: int = 64
+    build: type,
+    memory: str,
+    steps: int,
+    readout: bool = False,
+    rows: int = 64,
+    **options: Any,
 ) -> tuple[Callable[[], None], NITLearner]:
     """A learning step of a network that holds no more than the sum of its outputs."""
     net = swap_neurons(build(steps, (40, 64, 32), readout), sigma=0.5)
     net.counts = True
-    learner = NITLearner(net, replicas=8, memory=memory, seed=1)
+    learner = NITLearner(net, replicas=8, memory=memory, seed=1, **options)
     x = torch.rand(rows // 8, 40)
-    return lambda: learner.learn(lambda x: net(x).sum((0, 2)), x) and None, learner
+    return lambda: learner.learn(lambda x: net(x).square().sum((0, 2)), x) and None, learner
 
 
 @pytest.mark.parametrize("build", [Static, Poisson])
@@ -274,18 +279,41 @@ def test_a_replay_does_not_grow_with_time(live_peak: Any, monkeypatch: pytest.Mo
     assert peaks[1] <= 1.02 * peaks[0]
 
 
-@pytest.mark.parametrize("memory", ["scores", "bits", "replay"])
+PATHWISE, TIME = {"conditional": "pathwise"}, {"conditional": "pathwise", "control": "time"}
+
+
 @pytest.mark.parametrize("build", [Static, Net])
+@pytest.mark.parametrize(
+    ("memory", "options"),
+    [
+        *((mode, {}) for mode in ("scores", "bits", "replay")),
+        *(
+            ("scores", options)
+            for options in (
+                {"learn_sigma": True},
+                {"conditional": True},
+                PATHWISE,
+                {"control": "readout"},
+                {"control": "network"},
+                TIME,
+            )
+        ),
+    ],
+)
 def test_the_forecast_of_the_peak_is_near(
-    build: type, memory: str, live_peak: Any, monkeypatch: pytest.MonkeyPatch
+    build: type,
+    memory: str,
+    options: dict[str, Any],
+    live_peak: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Within a third."""
+    """Within a quarter."""
     for module in (nit_snn.memory, two_passes):
         monkeypatch.setattr(module, "AT_ONCE", 2**20)
-    step, learner = step_of(build, memory, 100, rows=512)
+    step, learner = step_of(build, memory, 60, readout=True, rows=512, **options)
     step()
-    found = learner._planner.footprint.of(memory, 512)
-    assert found == pytest.approx(live_peak(step), rel=1 / 3)
+    peak = live_peak(step)  # only the second pass knows which layers a control variate reads
+    assert learner._planner.footprint.of(memory, 512) == pytest.approx(peak, rel=1 / 4)
 
 
 def test_the_forecast_is_made_before_a_run_and_shown() -> None:
