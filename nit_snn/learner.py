@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,17 +11,11 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from . import baselines, checks, projection, rules
+from . import baselines, checks, projection, rules, warn
 from .control import coefficients, collect, explained, explained_of_others, wandered
+from .credit import Credit
 from .distributed import Ranks, check_wrapper
-from .errors import (
-    AttachError,
-    BiasWarning,
-    CheckpointError,
-    LossError,
-    RecordingError,
-    UnreachedParameterWarning,
-)
+from .errors import AttachError, CheckpointError, LossError, RecordingError
 from .events import Estimate
 from .expansion import Expansion
 from .gather import Gathering
@@ -205,11 +198,19 @@ class NITLearner:
         self._planner = Planner(memory, memory_limit, frugal, unit if splits else None)
         self.noise = noise
         seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
+        point_sets = (2 if baseline == "leave-one-out" else 1) if sobol else None
+        self._credit = Credit(
+            baseline,
+            baselines.Sharing(antithetic, point_sets),
+            self._ranks,
+            len(self._neurons) if layerwise else 1,
+            causal,
+        )
         self._source = NoiseSource(
             self._ranks.same_everywhere(seed, net),
             self._ranks,
             table=noise == "table",
-            point_sets=self._point_sets if sobol else None,
+            point_sets=point_sets,
             antithetic=antithetic,
             layerwise=layerwise,
         )
@@ -241,7 +242,7 @@ class NITLearner:
                 neuron.set_sigma_learnable(bool(learn_sigma), shared=learn_sigma == "shared")
         boxed = bool(learn_sigma) or weight_bounds is not None
         self._projection = projection.after_each_step(self.project) if boxed else None
-        self._known_unreached = self._warn_of_unreachable()
+        self._known_unreached = warn.of_unreachable(self._neurons)
 
     @property
     def rule(self) -> str:
@@ -333,7 +334,8 @@ class NITLearner:
         checks.check_levels(self._neurons)
         if not self._enabled:
             return
-        self._warn_of_coupling()
+        if not self._warned:
+            warn.of_coupling(self.net)
         for neuron in self._neurons.values():
             neuron.detach_state()  # what an unrecorded pass left may hold a surrogate's graph
 
@@ -597,12 +599,15 @@ class NITLearner:
                 expanded = self._expanded(batch, dim, self.replicas // way.parts)
                 return recording, self._checked(losses_of(*expanded), recording)
 
+        def weigh(losses: Tensor) -> Tensor:
+            return self._credit.weights(losses, self.replicas)
+
         parameters = list(self.parameters())
         rows = self._planner.rows * self._ranks.size
         try:
             with all_or_nothing(parameters), self._ranks.summing(parameters):
                 mean, estimate = in_two_passes(
-                    run, shares, self._weights, rows, as_it_goes=way.mode == "replay"
+                    run, shares, weigh, rows, as_it_goes=way.mode == "replay"
                 )
                 outputs, cotangents = estimate.outputs()
                 if outputs:
@@ -610,7 +615,7 @@ class NITLearner:
         finally:
             for neuron in self._neurons.values():
                 neuron.detach_state()
-        self._warn_of_unreached()
+        self._warn_once()
         return self._ranks.sum(mean.detach())
 
     def _checked(self, losses: Any, recording: Recording) -> Tensor:
@@ -636,15 +641,15 @@ class NITLearner:
         """Writes the gradient, and returns the mean loss."""
         recording.pending = False
         control = self._control(recording, values) if recording.firing else {}
-        weight = self._weights(values.detach())
+        weight = self._credit.weights(values.detach(), self.replicas)
         rows = len(weight) * self._ranks.size
         for neuron, factors in control.items():
             record = recording.firing[neuron]
             weight = weight - explained(record, factors).to(weight)
-            apart = wandered(record, self.replicas, self._sharing)
+            apart = wandered(record, self.replicas, self._credit.sharing)
             if apart is not None:
                 weight = weight - apart.to(weight) / rows
-            baseline = explained_of_others(record, self.replicas, self._sharing)
+            baseline = explained_of_others(record, self.replicas, self._credit.sharing)
             if baseline is not None:
                 weight = weight + baseline.to(weight) / rows
         gathering = Gathering(recording)
@@ -663,7 +668,7 @@ class NITLearner:
         if self._controller is not None:
             split = (share.unflatten(0, (self.replicas, -1)) for share in estimate.shares)
             self._controller.update(recording.rows * share for share in split)
-        self._warn_of_unreached()
+        self._warn_once()
         return self._ranks.sum(mean.detach())
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -748,32 +753,6 @@ class NITLearner:
             "noise": self.noise,
         }
 
-    def _weights(self, losses: Tensor) -> Tensor:
-        """What multiplies the scores: advantages over the number of rows, in the losses' shape."""
-        if not losses.numel():
-            return losses
-        if self.causal:
-            each = torch.stack([self._advantages(step) for step in losses])
-            # The noise of step t is charged with the losses from t on.
-            return each.flip(0).cumsum(0).flip(0) / (losses.shape[1] * self._ranks.size)
-        return self._advantages(losses) / (len(losses) * self._ranks.size)
-
-    def _advantages(self, losses: Tensor) -> Tensor:
-        # Layer-wise, only replicas with noise in the same layer are alike.
-        alike = self.replicas // (len(self._neurons) if self.layerwise else 1)
-        by_replica = losses.view(alike, -1)
-        found = baselines.advantages(by_replica, self.baseline, self._sharing, self._ranks)
-        return found.flatten()
-
-    @property
-    def _sharing(self) -> baselines.Sharing:
-        sets = self._point_sets if self.sobol else None
-        return baselines.Sharing(self.antithetic, sets)
-
-    @property
-    def _point_sets(self) -> int:
-        return 2 if self.baseline == "leave-one-out" else 1
-
     def _control(self, recording: Recording, losses: Tensor) -> dict[NoisyNeuron, list[Tensor]]:
         """Coefficients of the control variate over the number of rows, by layer and call.
 
@@ -785,7 +764,7 @@ class NITLearner:
         control = {}
         for neuron, record in recording.firing.items():
             if any(gradient is not None for gradient in record.ledger.gradients):
-                factors = coefficients(record, self.replicas, self._sharing)
+                factors = coefficients(record, self.replicas, self._credit.sharing)
                 control[neuron] = [c / (losses.numel() * self._ranks.size) for c in factors]
         if losses.numel() and not control:
             self._controlled = set(self._neurons)  # another loss may read another layer
@@ -797,47 +776,15 @@ class NITLearner:
             self._controlled = {n for n, m in self._neurons.items() if m in control}
         return control
 
+    def _warn_once(self) -> None:
+        """After the first estimate."""
+        if not self._warned:
+            self._warned = True
+            warn.of_unreached(self.net, self._known_unreached)
+
     def _check_open(self) -> None:
         if self._closed:
             raise RecordingError("This NITLearner is closed; attach a new one.")
-
-    def _warn_of_coupling(self) -> None:
-        coupled = [] if self._warned else checks.coupled_batch_norms(self.net)
-        if coupled:
-            warnings.warn(
-                f"BatchNorm in training mode behind a noisy layer: {', '.join(coupled)}. Its batch "
-                "statistics let the noise of one row reach the loss of another, which the "
-                "estimate leaves out: it is biased for the layers before. Put it in eval mode "
-                "for an unbiased gradient.",
-                BiasWarning,
-                stacklevel=4,
-            )
-
-    def _warn_of_unreached(self) -> None:
-        """Once, after the first estimate: names the parameters that got no gradient at all."""
-        found = [] if self._warned else checks.unreached_parameters(self.net)
-        missing = [name for name in found if name not in self._known_unreached]
-        self._warned = True
-        if missing:
-            warnings.warn(
-                f"No gradient reaches: {', '.join(missing)}. The noise reaches what enters the "
-                "drift of a noisy neuron; what lies behind the last one needs a loss with a graph. "
-                "Freeze them with requires_grad_(False).",
-                UnreachedParameterWarning,
-                stacklevel=3,
-            )
-
-    def _warn_of_unreachable(self) -> set[str]:
-        """Once, when attached: names what the noise cannot teach anything, whatever the loss."""
-        found = checks.unreachable_parameters(self._neurons)
-        if found:
-            listed = "; ".join(f"{name} ({reason})" for name, reason in found.items())
-            warnings.warn(
-                f"No gradient will reach: {listed}. Freeze them with requires_grad_(False).",
-                UnreachedParameterWarning,
-                stacklevel=4,
-            )
-        return set(found)
 
 
 def _make_taps(net: nn.Module) -> list[Tap]:
