@@ -128,6 +128,24 @@ def test_speed_is_that_of_the_benchmark() -> None:
         assert f"| {row['method']} | {row['milliseconds']:.2f} | {one:.3f} | {ratio} |" in text
 
 
+def test_memory_is_that_of_the_benchmark() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text()
+    results = json.loads((ROOT / "docs/benchmarks/memory.json").read_text())
+    by_method: dict[str, dict[int, Any]] = {}
+    for row in results["rows"]:
+        by_method.setdefault(row["method"], {})[row["steps"]] = row
+    for method, rows in by_method.items():
+        cells = [f"{r['resident'] / 2**20:.1f} ({r['tensors'] / 2**20:.1f})" for r in rows.values()]
+        assert f"| {method} | {' | '.join(cells)} |" in text
+    rival, ours = by_method["snnTorch, BPTT"][200], by_method["snnTorch, NIT, bits"][200]
+    ratios = [f"1/{rival[what] / ours[what]:.0f}" for what in ("resident", "tensors")]
+    assert f"takes {ratios[0]} of what" in text and f"of tensors alone {ratios[1]}." in text
+    assert f"takes {ratios[0]} of the memory" in README
+    bits = results["bits_for_a_presynaptic_spike"]
+    grown = [bits[what]["snnTorch, NIT, bits"] for what in ("resident", "tensors")]
+    assert f"grows by {grown[0]:.2f} bits" in text and f", {grown[1]:.2f} of tensors" in text
+
+
 def test_code_of_the_readme_runs() -> None:
     """The three changed lines, as they stand there, on a plain network and one batch."""
     import snntorch as snn
