@@ -467,8 +467,9 @@ class NITLearner:
 
         Args:
             losses_of: From the expanded tensors to the losses, as `backward` takes them. It may be
-                called several times, with some of the replicas, and has to reset the network's
-                state in the beginning. torch's random numbers in it are the same both times.
+                called several times, with some of the replicas. Each time the noisy neurons
+                are reset, and torch's random numbers are the same in both passes; whatever
+                else has a state it has to reset itself.
             *batch: Tensors with the batch of size B along `dim`.
             dim: The batch dimension.
 
@@ -486,7 +487,6 @@ class NITLearner:
             ...     beta=0.9, init_hidden=True)))
             >>> learner = NITLearner(net, replicas=8, memory="replay", seed=0)
             >>> def losses_of(x, y):
-            ...     learner.reset()
             ...     return (sum(net(x) for _ in range(50)).argmax(1) != y).float()
             >>> loss = learner.learn(losses_of, torch.rand(5, 4), torch.tensor([0, 1, 2, 0, 1]))
             >>> net[0].weight.grad.shape
@@ -495,7 +495,7 @@ class NITLearner:
         self._check_batch(batch, dim)
         self._prepare()
         if not self._enabled:
-            found = losses_of(*self._expanded(batch, dim, self.replicas))
+            found = self._run(losses_of, batch, dim, self.replicas)
             return torch.as_tensor(found).detach().float().mean()
         way = self._plan(losses_of, batch, dim)
         if way.twice:
@@ -504,7 +504,7 @@ class NITLearner:
         room = math.inf if way.mode == "scores" else 0.0
         recording = self._new_recording(noise, index, room)
         with self._running_in(recording):
-            losses = losses_of(*self._expanded(batch, dim, self.replicas))
+            losses = self._run(losses_of, batch, dim, self.replicas)
         self._remember_footprint(recording)
         self._recording = recording
         return self.backward(losses)
@@ -524,7 +524,6 @@ class NITLearner:
             ...     beta=0.9, init_hidden=True)))
             >>> learner = NITLearner(net, replicas=8)
             >>> def losses_of(x):
-            ...     learner.reset()
             ...     return sum(net(x + 0.1 * t) for t in range(1000)).sum(1)
             >>> peak = learner.peak_memory(losses_of, torch.rand(64, 4))
             >>> peak["scores"] > peak["bits"]
@@ -537,6 +536,14 @@ class NITLearner:
         assert footprint is not None
         return {mode: footprint.of(mode, rows) for mode in ("scores", *self._planner.frugal)}
 
+    def _run(
+        self, losses_of: Callable[..., Any], batch: Sequence[Tensor], dim: int, replicas: int
+    ) -> Any:
+        """The losses of so many replicas, from reset neurons."""
+        for neuron in self._neurons.values():
+            neuron.reset_state()
+        return losses_of(*self._expanded(batch, dim, replicas))
+
     def _measure(self, losses_of: Callable[..., Any], batch: Sequence[Tensor], dim: int) -> None:
         """Finds out what a pass takes, from one of a single sample that teaches nothing."""
         noise = self._source.spare(self.replicas, self._devices)
@@ -547,7 +554,7 @@ class NITLearner:
             checks.resting(checks.training_batch_norms(self.net).values()),
             self._running_in(recording),
         ):
-            losses_of(*self._expanded(sample, dim, self.replicas))
+            self._run(losses_of, sample, dim, self.replicas)
         self._remember_footprint(recording)
         recording.release()
         self._planner.rows = self.replicas * batch[0].shape[dim]
@@ -596,8 +603,8 @@ class NITLearner:
             recording = self._new_recording(noise.part(part, way.parts), index, room, rehearsal)
             begin(recording)
             with self._running_in(recording):
-                expanded = self._expanded(batch, dim, self.replicas // way.parts)
-                return recording, self._checked(losses_of(*expanded), recording)
+                losses = self._run(losses_of, batch, dim, self.replicas // way.parts)
+                return recording, self._checked(losses, recording)
 
         def weigh(losses: Tensor) -> Tensor:
             return self._credit.weights(losses, self.replicas)

@@ -331,6 +331,22 @@ def test_the_forecast_is_made_before_a_run_and_shown() -> None:
     assert twice["scores"] > 1.8 * peak["scores"]
 
 
+@pytest.mark.parametrize("memory", ["scores", "replay"])
+def test_every_pass_starts_from_reset_neurons(memory: str) -> None:
+    """Also where nothing in the losses resets them, and after a pass with another batch size."""
+    net = nn.Sequential(
+        nn.Linear(7, 9), swap_neurons(snn.Leaky(beta=0.9, init_hidden=True)), nn.Linear(9, 2)
+    )
+    learner = NITLearner(net, replicas=4, seed=1, memory=memory)
+    found = []
+    for rows in (5, 3, 5):
+        learner.passes = 0
+        net.zero_grad()
+        learner.learn(lambda x: sum(net(x) for _ in range(4)).square().sum(1), torch.ones(rows, 7))
+        found.append(net[0].weight.grad.clone())
+    torch.testing.assert_close(found[2], found[0])
+
+
 def test_torchs_random_numbers_are_the_same_both_times() -> None:
     """Dropout in what is learned from: else the losses of the two passes would differ."""
     net = nn.Sequential(swap_neurons(Net(), sigma=0.5), nn.Dropout(0.5))
