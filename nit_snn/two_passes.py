@@ -131,8 +131,9 @@ def _check_same(first: Tensor, again: Tensor) -> None:
     if first.shape != again.shape or not torch.allclose(first, again, rtol=1e-3, atol=1e-5):
         raise RecordingError(
             "The same rows with the same noise had other losses the second time. What is passed "
-            "to learn() has to start from the same state each time that it is called, and to change "
-            "nothing outside of it (noisy neurons are reset for it). No gradient was written."
+            "to learn() has to start from the same state each time that it is called, and to "
+            "change nothing outside of it (noisy neurons are reset for it). No gradient was "
+            "written."
         )
 
 
