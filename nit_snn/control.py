@@ -24,8 +24,9 @@ unbiased, however good or bad a coefficient is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,9 @@ from torch import Tensor
 from .baselines import Sharing, mean_of_others
 from .firing import Firing
 from .pathwise import Link
+
+if TYPE_CHECKING:
+    from .neurons.base import NoisyNeuron
 
 NAMES = ("none", "readout", "network", "time")
 
@@ -305,6 +309,63 @@ def coefficients(record: FiringRecord, replicas: int, sharing: Sharing) -> list[
         mean_of_others(g.unflatten(0, (replicas, -1)), sharing).flatten(0, 1)
         for g in record.by_call()
     ]
+
+
+def all_coefficients(
+    firing: Mapping[NoisyNeuron, FiringRecord],
+    losses: Tensor,
+    anchor: Tensor,
+    replicas: int,
+    sharing: Sharing,
+    rows: int,
+) -> dict[NoisyNeuron, list[Tensor]]:
+    """The coefficients over `rows` of every layer that the losses are found to depend on.
+
+    Args:
+        firing: What each layer's spikes were.
+        losses: (C * B,), with their graph.
+        anchor: What every call leads to.
+        replicas: C.
+        sharing: Whose noise depends on whose.
+        rows: What the sum over replicas and samples is divided by.
+    """
+    if losses.requires_grad and losses.numel():
+        collect(losses, list(firing.values()), anchor)
+    return {
+        neuron: [c / rows for c in coefficients(record, replicas, sharing)]
+        for neuron, record in firing.items()
+        if any(gradient is not None for gradient in record.ledger.gradients)
+    }
+
+
+def unexplained(
+    weight: Tensor,
+    firing: Mapping[NoisyNeuron, FiringRecord],
+    control: Mapping[NoisyNeuron, list[Tensor]],
+    replicas: int,
+    sharing: Sharing,
+    rows: int,
+) -> Tensor:
+    """What multiplies the scores, less what the control variates explain of it, (C * B,).
+
+    Args:
+        weight: (C * B,), losses minus baselines, over `rows`.
+        firing: What each layer's spikes were.
+        control: What `all_coefficients` returned.
+        replicas: C.
+        sharing: Whose noise depends on whose.
+        rows: What the sum over replicas and samples is divided by.
+    """
+    for neuron, factors in control.items():
+        record = firing[neuron]
+        weight = weight - explained(record, factors).to(weight)
+        apart = wandered(record, replicas, sharing)
+        if apart is not None:
+            weight = weight - apart.to(weight) / rows
+        baseline = explained_of_others(record, replicas, sharing)
+        if baseline is not None:
+            weight = weight + baseline.to(weight) / rows
+    return weight
 
 
 def explained(record: FiringRecord, coefficients: list[Tensor]) -> Tensor:

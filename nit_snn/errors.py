@@ -33,6 +33,10 @@ class AuditError(NITError, ValueError):
     """`audit` cannot compare gradients of this network with this loss and these options."""
 
 
+class ClassifierError(NITError, ValueError):
+    """A `NoisyClassifier` cannot be made of this network with these options, or is misused."""
+
+
 class BackendError(NITError, RuntimeError):
     """The backend that was asked for cannot run here."""
 

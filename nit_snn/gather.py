@@ -25,10 +25,12 @@ class Gathering:
 
     Args:
         recording: The pass.
+        again: Whether it may be gathered another time: it keeps what it has then.
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, again: bool = False) -> None:
         self.recording = recording
+        self.again = again
 
     def gather(
         self,
@@ -38,7 +40,7 @@ class Gathering:
         measure: bool = False,
         everything: bool = True,
     ) -> None:
-        """Turns the noise into gradients and cotangents, and lets go of it.
+        """Turns the noise into gradients and cotangents, and lets go of it, if it may.
 
         Args:
             weight: (rows,), what multiplies the score of each row; if `causal`, (T, rows), what
@@ -55,7 +57,7 @@ class Gathering:
             sequences: dict[Source, dict[int, Tensor]] = {}
             lengths: dict[Source, int] = {}
             arriving: dict[int, Tensor] = {}  # what later drifts ask of each call's membrane
-            events = trace.take(everything)
+            events = list(trace.events) if self.again else trace.take(everything)
             if not self.recording.pathwise:
                 events.reverse()  # the next one is the last of the list
             awaited = Counter(t.source for e in events for t in e.targets if t.step is None)
@@ -63,7 +65,7 @@ class Gathering:
                 event = events.pop()
                 if event.sequence:
                     total = self._sequence(trace, event, weight, estimate, measure)
-                    if trace.layer is not None:
+                    if trace.layer is not None and not self.again:
                         trace.layer.forget(event.calls)
                     if total is not None:
                         held = layer.get(total.shape)

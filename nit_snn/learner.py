@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import baselines, checks, projection, rules, warn
-from .control import coefficients, collect, explained, explained_of_others, wandered
+from .control import all_coefficients, unexplained
 from .credit import Credit
 from .distributed import Ranks, check_wrapper
 from .errors import AttachError, CheckpointError, LossError, RecordingError
@@ -650,15 +650,8 @@ class NITLearner:
         control = self._control(recording, values) if recording.firing else {}
         weight = self._credit.weights(values.detach(), self.replicas)
         rows = len(weight) * self._ranks.size
-        for neuron, factors in control.items():
-            record = recording.firing[neuron]
-            weight = weight - explained(record, factors).to(weight)
-            apart = wandered(record, self.replicas, self._credit.sharing)
-            if apart is not None:
-                weight = weight - apart.to(weight) / rows
-            baseline = explained_of_others(record, self.replicas, self._credit.sharing)
-            if baseline is not None:
-                weight = weight + baseline.to(weight) / rows
+        sharing = self._credit.sharing
+        weight = unexplained(weight, recording.firing, control, self.replicas, sharing, rows)
         gathering = Gathering(recording)
         estimate = Estimate()
         gathering.gather(weight, estimate, control, measure=self._controller is not None)
@@ -765,14 +758,14 @@ class NITLearner:
 
         The first pass offers the spikes of all layers; from then on only those that were read.
         """
-        records = list(recording.firing.values())
-        if losses.requires_grad and losses.numel():
-            collect(losses, records, recording.anchor)
-        control = {}
-        for neuron, record in recording.firing.items():
-            if any(gradient is not None for gradient in record.ledger.gradients):
-                factors = coefficients(record, self.replicas, self._credit.sharing)
-                control[neuron] = [c / (losses.numel() * self._ranks.size) for c in factors]
+        control = all_coefficients(
+            recording.firing,
+            losses,
+            recording.anchor,
+            self.replicas,
+            self._credit.sharing,
+            losses.numel() * self._ranks.size,
+        )
         if losses.numel() and not control:
             self._controlled = set(self._neurons)  # another loss may read another layer
             raise LossError(

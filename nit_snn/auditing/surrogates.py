@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from ..compat import require
 from ..errors import AuditError
 from ..neurons.base import NoisyNeuron, noisy_neurons
+from ..swap import spiking_modules
 
+Neuron = TypeVar("Neuron", bound=nn.Module)
 Surrogate = Callable[[Tensor], Tensor]
 #: The derivative of each noisy neuron that has one to choose.
 Candidate = dict[NoisyNeuron, Surrogate]
@@ -105,15 +107,16 @@ def _pulled_back(surrogate: Surrogate, excess: Tensor, cotangent: Tensor) -> Ten
 
 
 @contextmanager
-def switched(net: nn.Module) -> Iterator[Callable[[Candidate], None]]:
-    """Puts switches in the place of all surrogates of `net`.
+def switched(net: nn.Module) -> Iterator[Callable[[Mapping[Any, Surrogate]], None]]:
+    """Puts switches in the place of all surrogates of `net`, of plain neurons, too.
 
     Yields:
-        Chooses a candidate for the backward passes that follow.
+        Chooses a derivative for each neuron in the backward passes that follow.
     """
-    switches = {n: Switch(getattr(n, a)) for n, a in surrogate_attributes(net).items()}
+    neurons = with_surrogate(spiking_modules(net).values())
+    switches = {n: Switch(getattr(n, a)) for n, a in neurons.items()}
 
-    def choose(candidate: Candidate) -> None:
+    def choose(candidate: Mapping[Any, Surrogate]) -> None:
         for neuron, switch in switches.items():
             switch.chosen = candidate[neuron]
 
@@ -126,7 +129,7 @@ def switched(net: nn.Module) -> Iterator[Callable[[Candidate], None]]:
             _replace(neuron, switch.own)
 
 
-def _replace(neuron: NoisyNeuron, surrogate: Any) -> None:
+def _replace(neuron: nn.Module, surrogate: Any) -> None:
     """SpikingJelly's surrogates are submodules, ours are not: torch refuses to assign over one."""
     name = next(a for a in _ATTRIBUTES if hasattr(neuron, a))
     delattr(neuron, name)
@@ -135,12 +138,12 @@ def _replace(neuron: NoisyNeuron, surrogate: Any) -> None:
 
 def surrogate_attributes(net: nn.Module) -> dict[NoisyNeuron, str]:
     """The noisy neurons that have a surrogate, and what their framework calls it."""
-    return {
-        neuron: name
-        for neuron in noisy_neurons(net).values()
-        for name in _ATTRIBUTES
-        if hasattr(neuron, name)
-    }
+    return with_surrogate(noisy_neurons(net).values())
+
+
+def with_surrogate(neurons: Iterable[Neuron]) -> dict[Neuron, str]:
+    """Those of some neurons that have a surrogate, and what their framework calls it."""
+    return {n: name for n in neurons for name in _ATTRIBUTES if hasattr(n, name)}
 
 
 def candidates(
