@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .distributed import ALONE, Ranks
@@ -30,12 +31,24 @@ class Sharing:
 
     def own(self, values: Tensor) -> Tensor:
         """For each replica the sum over itself and all that share its noise, (C, B, *)."""
+        return self.spread(self.groups(values), len(values))
+
+    def groups(self, values: Tensor) -> Tensor:
+        """The sums over the replicas that share their noise, (groups, B, *)."""
         if self.antithetic:
-            return values + values.roll(values.shape[0] // 2, 0)
+            half = len(values) // 2
+            return values[:half] + values[half:]
         if self.point_sets is None:
             return values
-        sets = values.unflatten(0, (self.point_sets, -1))
-        return sets.sum(1, keepdim=True).expand_as(sets).flatten(0, 1)
+        return values.unflatten(0, (self.point_sets, -1)).sum(1)
+
+    def spread(self, sums: Tensor, replicas: int) -> Tensor:
+        """What each group has, for each of its replicas, (C, B, *)."""
+        if self.antithetic:
+            return torch.cat([sums, sums])
+        if self.point_sets is None:
+            return sums
+        return sums.repeat_interleave(replicas // self.point_sets, 0)
 
     def size(self, replicas: int) -> int:
         """How many share one noise."""
@@ -112,7 +125,16 @@ def mean_of_others(values: Tensor, sharing: Sharing = INDEPENDENT) -> Tensor:
     others = values.shape[0] - sharing.size(values.shape[0])
     if others < 1:
         raise ValueError(_too_few(values))
-    return (values.sum(0, keepdim=True) - sharing.own(values)) / others
+    sums = sharing.groups(values)
+    return sharing.spread((sum_over_first(sums) - sums).div_(others), len(values))
+
+
+def sum_over_first(values: Tensor) -> Tensor:
+    """The sum over the replicas, (1, B, *): added up, which is faster where B is not the last."""
+    total = values[:1]
+    for other in values[1:].split(1):
+        total = total + other
+    return total
 
 
 def _too_few(values: Tensor) -> str:

@@ -24,15 +24,16 @@ unbiased, however good or bad a coefficient is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .baselines import Sharing, mean_of_others
-from .firing import Firing
+from .baselines import Sharing, mean_of_others, sum_over_first
+from .firing import _DENSITY_AT_0, _SQRT_HALF, Firing
+from .neurons.closed_form import add, number
 from .pathwise import Link
 
 if TYPE_CHECKING:
@@ -81,6 +82,40 @@ class Ledger:
     collecting: bool = False
 
 
+class Watched:
+    """What a layer does in a sequence of steps, taken down step by step; each (T, N, *).
+
+    Attributes:
+        residuals: s - p.
+        densities: phi(a) / sigma.
+        levels: a, if the noise level is learned.
+    """
+
+    def __init__(
+        self, like: Tensor, sigma: Tensor, threshold: float | Tensor, levels: bool
+    ) -> None:
+        self.residuals, self.densities = like.new_empty(like.shape), like.new_empty(like.shape)
+        self.levels = like.new_empty(like.shape) if levels else None
+        level = number(sigma)
+        self._rate, self._height = -1 / level, _DENSITY_AT_0 / level
+        self._threshold = number(threshold) / level
+
+    def __call__(self, step: int, eps: Tensor, membrane: Tensor, spikes: Tensor) -> None:
+        """One step: its noise, membrane before the reset, and spikes, (N, *)."""
+        level = add(eps + self._threshold, membrane, self._rate)
+        if self.levels is not None:
+            self.levels[step] = level
+        density, residual = self.densities[step], self.residuals[step]
+        torch.mul(level, level, out=density).mul_(-0.5).exp_().mul_(self._height)
+        half = level.mul_(_SQRT_HALF).erf_()  # cheaper than erfc: p = (1 - erf) / 2
+        torch.add(spikes, half, alpha=0.5, out=residual).sub_(0.5)
+
+    def lesser(self, spikes: Tensor) -> Tensor:
+        """Q(|a|), the smaller of p and 1 - p."""
+        probability = spikes - self.residuals
+        return torch.minimum(probability, 1 - probability)
+
+
 @dataclass(eq=False)
 class FiringRecord:
     """What one layer's spikes were, and how likely, call by call; each entry (N, *).
@@ -92,6 +127,7 @@ class FiringRecord:
         levels: a, so that `a phi(a) / sigma` is the derivative of p in sigma.
         covariances: Of s and the score of the drift.
         wanderings: `u - E[u | s]`, if time is followed and the membrane lives on.
+        sequences: Which entry holds a sequence of calls, (N, T, *), by the first of them.
         ledger: What the graph knows.
     """
 
@@ -102,6 +138,7 @@ class FiringRecord:
     covariances: list[Tensor] = field(default_factory=list)
     wanderings: list[Tensor | None] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
+    sequences: dict[int, int] = field(default_factory=dict)
     _handles: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _emitted: int = 0
 
@@ -127,27 +164,80 @@ class FiringRecord:
             memory: What is known of the membrane that it leaves, if time is followed.
             link: To an earlier call, if time is followed.
         """
-        self.residuals.append(firing.residual)
         density = firing.density / sigma
-        self.levels.append(firing.level)
-        self.covariances.append(firing.lesser if self.signed else density)
-        self.ledger.densities.append(density)
-        self.ledger.decays.append(None if memory is None else memory.decay)
-        self.ledger.gaps.append(None if memory is None else memory.gap)
-        self.ledger.gains.append([gain for _, gain in fast] if self.follows else [])
-        self.ledger.gradients.append(None)
-        self.ledger.membranes.append(None)
-        self.wanderings.append(None if memory is None else memory.wandering)
+        covariance = firing.lesser if self.signed else density
+        gains = [gain for _, gain in fast] if self.follows else []
+        self._enter(firing.residual, firing.level, covariance, density, gains, memory)
         with torch.enable_grad():
             if link is not None:
                 handles = self._handles[link.origin]
                 drift = _Linked.apply(drift, *handles, link, self.ledger)  # type: ignore[no-untyped-call]
             followed = drift if self.follows and drift.requires_grad else None
-            call = len(self._handles)
-            currents = [current for current, _ in fast] if self.follows else []
+            self._handle(drift, followed, anchor, [x for x, _ in fast] if self.follows else [])
+
+    def _enter(
+        self,
+        residual: Tensor,
+        level: Tensor,
+        covariance: Tensor,
+        density: Tensor,
+        gains: Sequence[float | Tensor] = (),
+        memory: Memory | None = None,
+    ) -> None:
+        self.residuals.append(residual)
+        self.levels.append(level)
+        self.covariances.append(covariance)
+        self.ledger.densities.append(density)
+        self.ledger.decays.append(None if memory is None else memory.decay)
+        self.ledger.gaps.append(None if memory is None else memory.gap)
+        self.ledger.gains.append(list(gains))
+        self.ledger.gradients.append(None)
+        self.ledger.membranes.append(None)
+        self.wanderings.append(None if memory is None else memory.wandering)
+
+    def _handle(
+        self, like: Tensor, drift: Tensor | None, anchor: Tensor, currents: Sequence[Tensor] = ()
+    ) -> None:
+        """What stands for a call's spike and membrane in the graph of whatever reads them."""
+        call = len(self._handles)
+        with torch.enable_grad():
             self._handles.append(
-                _Call.apply(drift.detach(), followed, anchor, self.ledger, call, *currents)  # type: ignore[no-untyped-call]
+                _Call.apply(like.detach(), drift, anchor, self.ledger, call, *currents)  # type: ignore[no-untyped-call]
             )
+
+    def sequence(self, call: int, seen: Watched, spikes: Tensor, anchor: Tensor) -> Tensor:
+        """Remembers a sequence of calls as one, for a layer whose derivatives are not followed.
+
+        Args:
+            call: The first.
+            seen: What the layer did.
+            spikes: (T, N, *).
+            anchor: See `add`.
+
+        Returns:
+            The spikes, with a graph for whatever reads them.
+        """
+        self.sequences[call] = len(self._handles)
+        covariance = seen.lesser(spikes) if self.signed else seen.densities
+        level = seen.densities if seen.levels is None else seen.levels
+        self._enter(
+            seen.residuals.transpose(0, 1),
+            level.transpose(0, 1),
+            covariance.transpose(0, 1),
+            seen.densities.transpose(0, 1),
+        )
+        self._handle(spikes.transpose(0, 1), None, anchor)
+        (handle, _), self._emitted = self._handles[-1], len(self._handles)
+        with torch.enable_grad():
+            return _Emission.apply(spikes, self.ledger, False, handle.transpose(0, 1))  # type: ignore[no-any-return, no-untyped-call]
+
+    def step(self, seen: Watched, spikes: Tensor, anchor: Tensor) -> None:
+        """Remembers one call of such a layer, (N, *); see `sequence`."""
+        density, residual = seen.densities[0], seen.residuals[0]
+        level = density if seen.levels is None else seen.levels[0]
+        covariance = seen.lesser(spikes)[0] if self.signed else density
+        self._enter(residual, level, covariance, density)
+        self._handle(spikes, None, anchor)
 
     def emit(self, spikes: Tensor) -> Tensor:
         """The spikes of all calls since the last, with a graph for whatever reads them.
@@ -297,29 +387,15 @@ def collect(losses: Tensor, records: list[FiringRecord], anchor: Tensor) -> None
             record.ledger.collecting = False
 
 
-def coefficients(record: FiringRecord, replicas: int, sharing: Sharing) -> list[Tensor]:
-    """c for each call, (N, *): the mean of g over the other replicas of the same sample.
-
-    Args:
-        record: The layer's record, after `collect`.
-        replicas: C.
-        sharing: Whose noise depends on whose: they are left out, too.
-    """
-    return [
-        mean_of_others(g.unflatten(0, (replicas, -1)), sharing).flatten(0, 1)
-        for g in record.by_call()
-    ]
-
-
-def all_coefficients(
+def settle_all(
     firing: Mapping[NoisyNeuron, FiringRecord],
     losses: Tensor,
     anchor: Tensor,
     replicas: int,
     sharing: Sharing,
     rows: int,
-) -> dict[NoisyNeuron, list[Tensor]]:
-    """The coefficients over `rows` of every layer that the losses are found to depend on.
+) -> tuple[dict[NoisyNeuron, list[Tensor]], list[Tensor]]:
+    """What `settle` finds for every layer that the losses depend on, over `rows`.
 
     Args:
         firing: What each layer's spikes were.
@@ -328,69 +404,29 @@ def all_coefficients(
         replicas: C.
         sharing: Whose noise depends on whose.
         rows: What the sum over replicas and samples is divided by.
+
+    Returns:
+        The coefficients by layer and call, and for each of these layers what to take from what
+        multiplies the scores, (C * B,).
     """
     if losses.requires_grad and losses.numel():
         collect(losses, list(firing.values()), anchor)
-    return {
-        neuron: [c / rows for c in coefficients(record, replicas, sharing)]
-        for neuron, record in firing.items()
-        if any(gradient is not None for gradient in record.ledger.gradients)
-    }
+    control, explained = {}, []
+    for neuron, record in firing.items():
+        if any(gradient is not None for gradient in record.ledger.gradients):
+            factors, found = settle(record, replicas, sharing)
+            control[neuron] = [c.div_(rows) for c in factors]
+            explained.append(found.div_(rows))
+    return control, explained
 
 
-def unexplained(
-    weight: Tensor,
-    firing: Mapping[NoisyNeuron, FiringRecord],
-    control: Mapping[NoisyNeuron, list[Tensor]],
-    replicas: int,
-    sharing: Sharing,
-    rows: int,
-) -> Tensor:
-    """What multiplies the scores, less what the control variates explain of it, (C * B,).
+def settle(record: FiringRecord, replicas: int, sharing: Sharing) -> tuple[list[Tensor], Tensor]:
+    """The coefficients, and what they explain of each row's loss and of its baseline.
 
-    Args:
-        weight: (C * B,), losses minus baselines, over `rows`.
-        firing: What each layer's spikes were.
-        control: What `all_coefficients` returned.
-        replicas: C.
-        sharing: Whose noise depends on whose.
-        rows: What the sum over replicas and samples is divided by.
-    """
-    for neuron, factors in control.items():
-        record = firing[neuron]
-        weight = weight - explained(record, factors).to(weight)
-        apart = wandered(record, replicas, sharing)
-        if apart is not None:
-            weight = weight - apart.to(weight) / rows
-        baseline = explained_of_others(record, replicas, sharing)
-        if baseline is not None:
-            weight = weight + baseline.to(weight) / rows
-    return weight
-
-
-def explained(record: FiringRecord, coefficients: list[Tensor]) -> Tensor:
-    """`sum c (s - p)` of each row, (N,)."""
-    terms = [(c * r).flatten(1).sum(1) for c, r in zip(coefficients, record.residuals, strict=True)]
-    return torch.stack(terms).sum(0)
-
-
-def wandered(record: FiringRecord, replicas: int, sharing: Sharing) -> Tensor | None:
-    """`sum c (u - E[u | s])` of each row, (N,), with the loss's derivative in the membranes as c.
-
-    Given the spike, what is left of a membrane's noise has mean zero and nothing to do with a score
-    that is the spike's alone, so nothing need be put back.
-    """
-    terms = [
-        (mean_of_others(g.unflatten(0, (replicas, -1)), sharing).flatten(0, 1) * w)
-        .flatten(1)
-        .sum(1)
-        for g, w in record.wanderers()
-    ]
-    return torch.stack(terms).sum(0) if terms else None
-
-
-def explained_of_others(record: FiringRecord, replicas: int, sharing: Sharing) -> Tensor | None:
-    """What the baseline is lowered by: the mean of what is explained of the other replicas, (N,).
+    c, the coefficient of a spike, is the mean of g over the other replicas of the same sample. Of
+    the loss it explains `sum c (s - p)`, and with it `sum c (u - E[u | s])`, with the loss's
+    derivative in the membranes as c: given the spike, what is left of a membrane's noise has mean
+    zero and nothing to do with a score that is the spike's alone, so nothing need be put back.
 
     The losses that a leave-one-out baseline averages vary for the same reasons as the loss itself,
     so the control variate belongs to each of them, too. Their coefficients leave out both
@@ -398,20 +434,42 @@ def explained_of_others(record: FiringRecord, replicas: int, sharing: Sharing) -
 
         sum_{r' != r} (G - g_r - g_r') d_r' = (G - g_r) (D - d_r) - sum_{r' != r} g_r' d_r'
 
-    with d = s - p (or the membrane's wandering), and the sums G and D over all replicas. None if
-    there are too few of them.
+    with d = s - p (or the membrane's wandering), and the sums G and D over all replicas. With too
+    few of them the baseline stays as it is.
+
+    Args:
+        record: The layer's record, after `collect`.
+        replicas: C.
+        sharing: Whose noise depends on whose: they are left out, too.
+
+    Returns:
+        c for each call, (N, *), and what is explained of each row's loss less what is explained of
+        its baseline, (N,).
     """
     size = sharing.size(replicas)
     others, both = replicas - size, replicas - 2 * size
-    if both < 1:
-        return None
+    factors: list[Tensor] = []
     total: Tensor | None = None
+    calls = len(record.residuals)
     pairs = [*zip(record.by_call(), record.residuals, strict=True), *record.wanderers()]
-    for gradient, deviation in pairs:
+    for i, (gradient, deviation) in enumerate(pairs):
         g, d = (x.unflatten(0, (replicas, -1)) for x in (gradient, deviation))
-        own_g, own_d = sharing.own(g), sharing.own(d)
-        cross = ((g.sum(0) - own_g) * (d.sum(0) - own_d)).flatten(2).sum(2)
-        each = (own_g * d).flatten(2).sum(2)
-        found = cross - (each.sum(0) - sharing.own(each))
+        own_g = sharing.groups(g)
+        c = mean_of_others(g, sharing)
+        found = _dot(c, d)
+        if both > 0:
+            own_d = sharing.groups(d)
+            own = _dot(own_g, own_d)
+            rest_g, rest_d = (sum_over_first(x) - x for x in (own_g, own_d))
+            of_others = _dot(rest_g, rest_d) - (own.sum(0) - own)
+            found -= sharing.spread(of_others, replicas) / (both * others)
         total = found if total is None else total + found
-    return None if total is None else total.flatten() / (both * others)
+        if i < calls:
+            factors.append(c.flatten(0, 1))
+    assert total is not None
+    return factors, total.flatten()
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Inner products over all but the first two dimensions."""
+    return (x * y).sum(tuple(range(2, x.dim()))) if x.dim() > 2 else x * y

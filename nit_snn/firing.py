@@ -38,7 +38,7 @@ class Firing:
     @cached_property
     def density(self) -> Tensor:
         """phi(a); over sigma it is the derivative of p in the drift."""
-        return self.level.square().mul_(-0.5).exp_().mul_(_DENSITY_AT_0)
+        return (self.level * self.level).mul_(-0.5).exp_().mul_(_DENSITY_AT_0)
 
     @cached_property
     def likelihood(self) -> Tensor:
@@ -48,7 +48,10 @@ class Firing:
     @cached_property
     def residual(self) -> Tensor:
         """s - p, absolutely exact."""
-        return (1 - self.likelihood).mul_(self.side)
+        if "likelihood" in vars(self):
+            return (1 - self.likelihood).mul_(self.side)
+        half = (self.level * _SQRT_HALF).erf_()  # cheaper than erfc: p = (1 - erf) / 2
+        return torch.add(self.spike, half, alpha=0.5).sub_(0.5)
 
     @property
     def probability(self) -> Tensor:

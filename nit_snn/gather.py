@@ -64,7 +64,7 @@ class Gathering:
             while events:
                 event = events.pop()
                 if event.sequence:
-                    total = self._sequence(trace, event, weight, estimate, measure)
+                    total = self._sequence(trace, event, weight, control or {}, estimate, measure)
                     if trace.layer is not None and not self.again:
                         trace.layer.forget(event.calls)
                     if total is not None:
@@ -103,7 +103,13 @@ class Gathering:
             estimate.shares += layer.values()
 
     def _sequence(
-        self, trace: LayerTrace, event: Event, weight: Tensor, estimate: Estimate, measure: bool
+        self,
+        trace: LayerTrace,
+        event: Event,
+        weight: Tensor,
+        control: Mapping[NoisyNeuron, list[Tensor]],
+        estimate: Estimate,
+        measure: bool,
     ) -> Tensor | None:
         """Adds what a sequence of steps gives; the sum of its cotangents, (rows, *), if measured.
 
@@ -118,6 +124,7 @@ class Gathering:
         if sigma.requires_grad:
             moved = layer.sigma_total(weight, event.shape, event.calls, event.past)
             estimate.add(sigma, moved.sum_to_size(sigma.shape) / sigma.detach())
+        put_back = self._put_back(trace, event, control, estimate)
         target = next(iter(event.targets), None)
         source, gain = (None, 1.0) if target is None else (target.source, target.gain)
         total: Tensor | None = None
@@ -141,6 +148,10 @@ class Gathering:
             dtype=event.dtype,
             past=event.past,
         ):
+            if put_back is not None:
+                own = put_back[:, steps.start : steps.stop]
+                own = own.sum(1) if event.static else own.transpose(0, 1)
+                cotangent = cotangent + self._scaled(own, event.gain if target is None else gain)
             if event.drift is not None:
                 if layer.signs:  # the graph that a direction is sent through has the gain in it
                     cotangent = cotangent * event.gain
@@ -153,6 +164,24 @@ class Gathering:
                 share = cotangent if event.static else cotangent.sum(0)
                 total = share if total is None else total + share
         return total
+
+    def _put_back(
+        self,
+        trace: LayerTrace,
+        event: Event,
+        control: Mapping[NoisyNeuron, list[Tensor]],
+        estimate: Estimate,
+    ) -> Tensor | None:
+        """What a control variate takes from a sequence's scores on average, (rows, T, *)."""
+        record, factors = self.recording.firing.get(trace.neuron), control.get(trace.neuron)
+        if record is None or factors is None:
+            return None
+        entry = record.sequences[event.calls[0]]
+        sigma = trace.neuron.sigma
+        if sigma.requires_grad:
+            moved = factors[entry] * record.ledger.densities[entry] * record.levels[entry]
+            estimate.add(sigma, moved.sum_to_size(sigma.shape))
+        return factors[entry] * record.covariances[entry]
 
     def _weight(self, weight: Tensor, layer: int, call: int) -> Tensor:
         """(rows,): what multiplies one call's score."""

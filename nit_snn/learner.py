@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import baselines, checks, projection, rules, warn
-from .control import all_coefficients, unexplained
+from .control import settle_all
 from .credit import Credit
 from .distributed import Ranks, check_wrapper
 from .errors import AttachError, CheckpointError, LossError, RecordingError
@@ -647,11 +647,12 @@ class NITLearner:
     def _learn(self, recording: Recording, values: Tensor) -> Tensor:
         """Writes the gradient, and returns the mean loss."""
         recording.pending = False
-        control = self._control(recording, values) if recording.firing else {}
         weight = self._credit.weights(values.detach(), self.replicas)
-        rows = len(weight) * self._ranks.size
-        sharing = self._credit.sharing
-        weight = unexplained(weight, recording.firing, control, self.replicas, sharing, rows)
+        control: dict[NoisyNeuron, list[Tensor]] = {}
+        if recording.firing:
+            control, explained = self._control(recording, values)
+            for found in explained:
+                weight = weight - found.to(weight)
         gathering = Gathering(recording)
         estimate = Estimate()
         gathering.gather(weight, estimate, control, measure=self._controller is not None)
@@ -753,12 +754,14 @@ class NITLearner:
             "noise": self.noise,
         }
 
-    def _control(self, recording: Recording, losses: Tensor) -> dict[NoisyNeuron, list[Tensor]]:
-        """Coefficients of the control variate over the number of rows, by layer and call.
+    def _control(
+        self, recording: Recording, losses: Tensor
+    ) -> tuple[dict[NoisyNeuron, list[Tensor]], list[Tensor]]:
+        """See `nit_snn.control.settle_all`.
 
         The first pass offers the spikes of all layers; from then on only those that were read.
         """
-        control = all_coefficients(
+        control, explained = settle_all(
             recording.firing,
             losses,
             recording.anchor,
@@ -774,7 +777,7 @@ class NITLearner:
             )
         if control:
             self._controlled = {n for n, m in self._neurons.items() if m in control}
-        return control
+        return control, explained
 
     def _warn_once(self) -> None:
         """After the first estimate."""

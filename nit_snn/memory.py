@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MODES = ("auto", "scores", "bits", "replay")
 #: Numbers kept for each draw beside its score, as counted: by conditioning pathwise, and in
 #: a layer with a control variate.
-PATHWISE, CONTROL = 2, {"none": 0, "readout": 7, "network": 7, "time": 11}
+PATHWISE, CONTROL = 2, {"none": 0, "readout": 5, "network": 6, "time": 10}
 #: Under "replay", so many bytes may gather before they are turned into gradients.
 AT_ONCE = 2**23
 

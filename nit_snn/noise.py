@@ -14,6 +14,8 @@ from .distributed import ALONE, Ranks
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 _BLOCK = 2**20
+_ENOUGH = 16  # blocks, and passes without a number used twice, that a table grows for
+_PASSES = 16
 
 
 class Noise(Protocol):
@@ -144,19 +146,20 @@ class NoiseTable:
 
     Args:
         seed: Names the numbers.
-        size: How many there are at first.
+        size: How many there are at first. A pass leaves as many behind as 16 of its kind
+            need, or 2^24 if those are fewer, so that short runs do not wait for a large table.
     """
 
-    def __init__(self, seed: int, size: int = 2**24) -> None:
+    def __init__(self, seed: int, size: int = _BLOCK) -> None:
         self.seed = seed
         self._parts: dict[torch.device, Tensor] = {}
         self.blocks = max(1, size // _BLOCK)
 
-    def values(self, device: torch.device) -> Tensor:
-        """All of it, (size,), float32."""
+    def values(self, device: torch.device, blocks: int | None = None) -> Tensor:
+        """All of it, or at least so many blocks, (size,), float32."""
         held = self._parts.get(device)
         count = 0 if held is None else len(held) // _BLOCK
-        if held is None or count < self.blocks:
+        if held is None or count < (self.blocks if blocks is None else blocks):
             fresh = torch.empty((self.blocks - count, _BLOCK), device=device)
             generator = torch.Generator(device)
             for i, block in enumerate(fresh, count):
@@ -169,6 +172,10 @@ class NoiseTable:
         """Doubles it, or more if `count` new numbers would not fit."""
         self.blocks += max(self.blocks, -(-count // _BLOCK))
 
+    def provide(self, count: int) -> None:
+        """Grows for the passes to come, one of which takes `count` numbers."""
+        self.blocks = max(self.blocks, min(_ENOUGH, -(-_PASSES * count // _BLOCK)))
+
 
 class Places:
     """Where in a table the calls of one pass have their noise, one after the other.
@@ -180,24 +187,26 @@ class Places:
 
     def __init__(self, table: NoiseTable, start: int) -> None:
         self.table = table
-        self._left = table.blocks * _BLOCK
-        self._next = start % self._left
+        self.size = self._left = table.blocks * _BLOCK
+        self._next = start % self.size
+        self._used = 0
         self._found: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
     def of(self, layer: int, call: int, count: int) -> list[tuple[int, int]]:
         """From where to where `count` numbers are; in two pieces over the end of the table."""
         if (layer, call) not in self._found:
-            size = self.table.blocks * _BLOCK
             if count > self._left:
                 self.table.grow(count)
-                self._next, self._left = size, self.table.blocks * _BLOCK - size
-                size = self.table.blocks * _BLOCK
+                size, self.size = self.size, self.table.blocks * _BLOCK
+                self._next, self._left = size, self.size - size
             end = self._next + count
-            beyond = max(0, end - size)
+            beyond = max(0, end - self.size)
             pieces = [(self._next, end - beyond), (0, beyond)]
             self._found[layer, call] = pieces if beyond else pieces[:1]
-            self._next = beyond if beyond else end % size
+            self._next = beyond if beyond else end % self.size
             self._left -= count
+            self._used += count
+            self.table.provide(self._used)
         return self._found[layer, call]
 
 
@@ -256,11 +265,11 @@ class TableNoise:
         own_shape = (len(range(drawn)[noisy]), rows, *shape[1:])
         count = math.prod(own_shape)
         place = self._places.of(layer, call, count * self.ranks.sharers)
-        values = self.table.values(torch.device(device))
-        pieces = [values[start:end] for start, end in place]
+        values = self.table.values(torch.device(device), self._places.size // _BLOCK)
         sign = -1 if _mix64(self._name + call * layers + layer) & 1 else 1
         make = torch.zeros if self.layerwise else torch.empty
         noise = make((self.replicas, rows, *shape[1:]), device=device)
+        pieces = [values[start:end] for start, end in place]
         whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         own = whole[self.ranks.first(count) :][:count]
         torch.mul(own.view(own_shape), sign, out=noise[noisy])

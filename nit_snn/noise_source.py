@@ -72,7 +72,9 @@ class NoiseSource:
         """Noise for a pass that teaches nothing, and is not counted."""
         found = set(devices)
         counters = {device: _counter(0, device) for device in found}
-        return self._make(replicas, found, 0, counters)
+        if self._by_kernels(found) or self.point_sets is not None:
+            return self._make(replicas, found, 0, counters)
+        return ReplicaNoise(self._own_seed, replicas, self.antithetic, self.layerwise)
 
     def _by_kernels(self, devices: set[torch.device]) -> bool:
         plain = all(backend_of(device).name == "torch" for device in devices)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import bits
-from .control import FiringRecord, Gate, Memory
+from .control import FiringRecord, Gate, Memory, Watched
 from .emitted import Emitted, Packed
 from .errors import BiasWarning, LossError, RecordingError
 from .events import Event, LayerTrace, Target
@@ -145,7 +145,7 @@ class Recording:
         closed = neuron in self.binary and self._closed(charge, sources)
         if closed and self.plain:
             return self._step_by_kernel(trace, charge, charge.lif, targets, None)
-        if closed and not (self.conditional or self.firing):
+        if closed and not self.conditional and self._settled(charge, neuron):
             return self._closed_step(trace, charge, targets)
         # The graph of a drift leads to all but those synapses whose gradient is a function.
         with torch.enable_grad():
@@ -209,6 +209,14 @@ class Recording:
             )
         )
 
+    def _settled(self, charge: Charge, neuron: NoisyNeuron) -> bool:
+        """Whether a control variate, if there is one, needs to know of no graph."""
+        record = self.firing.get(neuron)
+        if record is None:
+            return not self.firing
+        dtype = charge.currents[0].value.dtype
+        return not record.follows and dtype in (torch.float32, torch.float64)
+
     def _closed_step(
         self, trace: LayerTrace, charge: Charge, targets: tuple[Target, ...]
     ) -> Tensor:
@@ -222,8 +230,16 @@ class Recording:
         noise = self.draw(trace, call, current.shape, current.dtype)
         fired = neuron._spikes_of(state) if trace.calls > 1 else None
         membrane = noisy_step(current, state, fired, lif, charge.threshold, neuron.sigma, noise)
-        if neuron in self.binary:
-            neuron._remember(membrane, spikes_of(membrane, charge.threshold, charge.or_equal))
+        record = self.firing.get(neuron)
+        if neuron in self.binary or record is not None:
+            spikes = spikes_of(membrane, charge.threshold, charge.or_equal)
+            if record is not None:
+                sigma, levels = neuron.sigma.detach(), neuron.sigma.requires_grad
+                seen = Watched(membrane[None], sigma.to(membrane.dtype), charge.threshold, levels)
+                seen(0, noise, membrane, spikes)
+                record.step(seen, spikes, self.anchor)
+            if neuron in self.binary:
+                neuron._remember(membrane, spikes)
         self._add(trace, Event([call], current.shape, current.dtype, None, targets, None), noise)
         return membrane
 
@@ -339,9 +355,11 @@ class Recording:
         x, lif = sequence.current, sequence.lif
         kernels = isinstance(self.noise, PhiloxNoise)
         types = {torch.float32} if self.conditional else TYPES
+        record = self.firing.get(neuron)
         if (
             self.pathwise
-            or self.firing
+            or (self.firing and (kernels or x.dtype not in (torch.float32, torch.float64)))
+            or (record is not None and record.follows)
             or not neuron.noise
             or lif.learns
             or sequence.state.requires_grad
@@ -356,18 +374,27 @@ class Recording:
         trace.size.see(x[0], steps)
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + steps, x.dim() - 1
         current = (x[:1] if static else x).detach()
-        room = bits.empty(steps, x.shape[1:], x.device)
-        spikes, last = self.layer_of(trace).run(
+        layer = self.layer_of(trace)
+        run = partial(
+            layer.run,
             current,
             sequence.state,
             lif,
             sequence.threshold,
             steps=steps,
             first_step=call,
-            bits=room,
             summed=static and not self.causal,
         )
-        trace.packed = Packed(room, range(steps), spikes.shape)
+        if record is None:
+            room = bits.empty(steps, x.shape[1:], x.device)
+            spikes, last = run(bits=room)
+            trace.packed = Packed(room, range(steps), spikes.shape)
+            spikes = self.emit(neuron, spikes)
+        else:  # spikes with a graph are kept as numbers
+            like, sigma = current.expand(x.shape), neuron.sigma.detach().to(x.dtype)
+            seen = Watched(like, sigma, sequence.threshold, neuron.sigma.requires_grad)
+            spikes, last = run(bits=None, watch=seen)
+            spikes = record.sequence(call, seen, spikes, self.anchor)
         event = Event(list(range(call, call + steps)), x.shape[1:], x.dtype, None, targets, None)
         event.sequence, event.static = True, static
         if source is None and x.requires_grad:
@@ -376,7 +403,7 @@ class Recording:
             event.past = Past(current, sequence.state, lif, sequence.threshold)
         if targets or event.drift is not None or neuron.sigma.requires_grad:
             self._append(trace, event, 1 if static and not self.causal else steps)
-        return self.emit(neuron, spikes), last
+        return spikes, last
 
     def _link(self, trace: LayerTrace, charge: Charge) -> Link | None:
         """To the call that left the membrane that this one starts from."""

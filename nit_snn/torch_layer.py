@@ -19,6 +19,10 @@ from .rules import Scores, scores
 _AT_ONCE = 2**18
 
 
+#: See `TorchLayer.run`.
+Watch = Callable[[int, Tensor, Tensor, Tensor], None]
+
+
 @dataclass(eq=False)
 class TorchLayer:
     """One layer's noise in one pass.
@@ -55,22 +59,30 @@ class TorchLayer:
         *,
         steps: int,
         first_step: int,
-        bits: Tensor,
+        bits: Tensor | None,
         summed: bool = False,
+        watch: Watch | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `nit_snn.fused.Layer.run`; with `summed` the scores are kept as one sum."""
+        """See `nit_snn.fused.Layer.run`; with `summed` the scores are kept as one sum.
+
+        `watch` is shown each step while it is in the processor's cache: its number, noise, membrane
+        before the reset, and spikes. Without `bits` the spikes are not packed.
+        """
         shape, dtype = current.shape[1:], current.dtype
         if len(current) < steps:  # the same at all steps: its factor once
             current, lif = current * lif.gain, replace(lif, gain=1.0)
         spikes = current.new_empty((steps, *shape))
-        packer = Packer(bits)
+        packer = None if bits is None else Packer(bits)
         fired: Tensor | None = None
         for t in range(steps):
             eps = self.draw(first_step + t, shape, dtype)
             now = current[t if len(current) == steps else 0]
             membrane = noisy_step(now, state, fired, lif, threshold, self.sigma, eps)
             fired = spikes_of(membrane, threshold, lif.dynamics.or_equal, out=spikes[t])
-            packer.add(fired)
+            if packer is not None:
+                packer.add(fired)
+            if watch is not None:
+                watch(t, eps, membrane, fired)
             state = left_behind(membrane, fired, lif, threshold)
             size = eps.nbytes * (2 if self.learn_sigma else 1)
             if summed and t and first_step in self.totals:
@@ -78,7 +90,8 @@ class TorchLayer:
             elif not (summed and t) and self.keeps(size):
                 held = self.totals if summed else self.kept
                 held[first_step + t] = scores(eps, self.rule, self.learn_sigma)
-        packer.close()
+        if packer is not None:
+            packer.close()
         return spikes, state
 
     def forget(self, calls: list[int]) -> None:

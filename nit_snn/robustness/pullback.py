@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..baselines import INDEPENDENT, advantages
-from ..control import all_coefficients, unexplained
+from ..control import settle_all
 from ..errors import ClassifierError
 from ..events import Estimate
 from ..gather import Gathering
@@ -94,7 +94,7 @@ class Pass:
             weight = advantages(losses.detach(), "leave-one-out").flatten() / draws
             control: dict[Any, list[Tensor]] = {}
             if recording.firing:
-                control = all_coefficients(
+                control, explained = settle_all(
                     recording.firing,
                     losses.flatten(),
                     recording.anchor,
@@ -107,7 +107,8 @@ class Pass:
                         "The logits have no derivative in the spikes of any noisy layer, which a "
                         "control variate needs. Use control='none'."
                     )
-                weight = unexplained(weight, recording.firing, control, draws, INDEPENDENT, draws)
+                for found in explained:
+                    weight = weight - found.to(weight)
             estimate = Estimate()
             Gathering(recording, again=True).gather(weight, estimate, control)
             outputs, cotangents = estimate.outputs()
