@@ -107,8 +107,8 @@ class Pass:
                         "The logits have no derivative in the spikes of any noisy layer, which a "
                         "control variate needs. Use control='none'."
                     )
-                for found in explained:
-                    weight = weight - found.to(weight)
+                for part in explained:
+                    weight = weight - part.to(weight)
             estimate = Estimate()
             Gathering(recording, again=True).gather(weight, estimate, control)
             outputs, cotangents = estimate.outputs()
