@@ -6,7 +6,7 @@
 Each name is an experiment with settings of its own, and any setting can be changed:
 
     deep         784-100-100-100-10
-    conv         two convolutions of stride 2, 12 and 24 channels, and a linear readout
+    conv         two convolutions of stride 2, 16 and 32 channels, and a linear readout
     recurrent    128 recurrent neurons (snn.RLeaky) that see one row of the image per step
     polystep     784-128-10 with spiking outputs: the network of PolyStep (arXiv:2605.01928)
     zero-one     spiking outputs; the loss is the share of wrong decisions
@@ -212,16 +212,16 @@ EXPERIMENTS = {
     ),
     "conv": Experiment(
         lambda args: Layers(
-            nn.Conv2d(1, 12, 5, stride=2),
-            nn.Conv2d(12, 24, 5, stride=2),
-            readout=nn.Linear(24 * 4 * 4, 10),
+            nn.Conv2d(1, 16, 5, stride=2),
+            nn.Conv2d(16, 32, 5, stride=2),
+            readout=nn.Linear(32 * 4 * 4, 10),
             steps=args.steps,
         ),
         spread=(0.5, 0.3),
         sigma=(0.3,),
         settings={
             "steps": 4,
-            "epochs": 12,
+            "epochs": 20,
             "replicas": 8,
             "lr": 5e-3,
             "control": "time",

@@ -128,6 +128,14 @@ def test_speed_is_that_of_the_benchmark() -> None:
         assert f"| {row['method']} | {row['milliseconds']:.2f} | {one:.3f} | {ratio} |" in text
 
 
+def test_the_convolution_takes_as_long_as_its_quiet_epochs() -> None:
+    (row,) = json.loads((ROOT / "docs/results/conv.json").read_text())["rows"]
+    quiet = statistics.mean(epoch["seconds"] for epoch in row["history"][1:3])
+    epochs = len(row["history"])
+    assert f"takes {round(quiet, -1):.0f} seconds for each of {epochs} epochs" in README
+    assert f"{quiet * epochs / 60:.0f} minutes in all" in README
+
+
 def test_memory_is_that_of_the_benchmark() -> None:
     text = (ROOT / "docs" / "performance.md").read_text()
     results = json.loads((ROOT / "docs/benchmarks/memory.json").read_text())
