@@ -700,6 +700,16 @@ def test_the_picture(report: AuditReport, tmp_path: Path) -> None:
     ]
 
 
+def test_a_quotient_lies_in_its_interval_however_narrow() -> None:
+    """Equal statistics but for one factor: the interval has no width but rounding's."""
+    generator = torch.Generator().manual_seed(0)
+    for factor in torch.rand(200, generator=generator, dtype=torch.float64).tolist():
+        values = 1 + 1e-9 * torch.randn(5, generator=generator, dtype=torch.float64)
+        bottom = Jackknife(float(values.mean()), values)
+        found = fieller(bottom.scaled(factor), bottom, 3.0)
+        assert found.low <= found.value <= found.high
+
+
 def test_the_picture_of_one_layer_and_of_obstacles(one_step: Any) -> None:
     assert len(one_step[-1].plot().axes) == 1
     empty = audit(Readout(), lambda out, _: 0 * out.sum(1), *batch(), sigma=1.0, **QUICK)

@@ -113,7 +113,9 @@ def fieller(numerator: Jackknife, denominator: Jackknife, quantile: float) -> In
     if a <= 0:
         return Interval(top / bottom, -math.inf, math.inf)
     half = math.sqrt(max(b * b - a * c, 0.0))
-    return Interval(top / bottom, (b - half) / a, (b + half) / a)
+    value, low, high = top / bottom, (b - half) / a, (b + half) / a
+    # The value is in it, but for the rounding of an interval next to nothing.
+    return Interval(value, min(low, value), max(high, value))
 
 
 @dataclass(frozen=True, eq=False)
