@@ -106,6 +106,9 @@ def test_variance_ratios_are_those_of_the_benchmark() -> None:
         ):
             low, high = span(network, name, others, "variance")
             assert f"{low:.1f} to {high:.1f}" in design
+    found = [span(network, others, "noise from a table", "variance") for network in networks]
+    low, high = min(pair[0] for pair in found), max(pair[1] for pair in found)
+    assert f"({low:.2f} to {high:.2f} times that of fresh noise" in design
     for network, name in ((deep, "conditional"), (shallow, "antithetic")):
         low, high = span(network, name, others, "variance")
         assert f"{low:.1f} to {high:.1f} times" in design
