@@ -157,6 +157,23 @@ def test_memory_is_that_of_the_benchmark() -> None:
     assert f"grows by {grown[0]:.2f} bits" in text and f", {grown[1]:.2f} of tensors" in text
 
 
+def test_times_to_accuracy_are_those_of_the_benchmark() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text()
+    results = json.loads((ROOT / "docs/benchmarks/time_to_accuracy.json").read_text())
+    rows = {row["method"]: row for row in results["rows"]}
+    for method, row in rows.items():
+        low, high = row["spread"]
+        assert (
+            f"| {method} | {row['settings']['batch_size']} | {row['median_seconds']:.2f} "
+            f"({low:.2f} to {high:.2f}) | {row['over_reference']:.2f} | {row['median_steps']:.0f} "
+            f"| {row['milliseconds_of_a_step']:.2f} |"
+        ) in text
+    ours = rows["SpikingJelly, NIT"]
+    assert f"takes {ours['over_reference']:.2f} times as long as snnTorch's BPTT" in text
+    rival = rows["SpikingJelly, BPTT"]["median_seconds"]
+    assert f"{ours['median_seconds'] / rival:.2f} times as long as SpikingJelly's" in text
+
+
 def test_code_of_the_readme_runs() -> None:
     """The three changed lines, as they stand there, on a plain network and one batch."""
     import snntorch as snn
