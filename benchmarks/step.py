@@ -8,7 +8,9 @@ take turns, round after round, so that whatever else the machine does meets all 
 numbers are medians and quartiles over the rounds, and ratios of medians. Then NIT alone, with more
 and more time steps, and replicas: how far each median is from the straight line through all
 of them. The single operations that the fast path rests on are timed beside them, on one layer's
-membranes. Writes step.json and step.png to --output.
+membranes. All of it after `nit_snn.keep_freed_memory()`, which the peers gain from as well; with
+--plain-allocator without it. Writes step.json and step.png to --output, or
+step_plain_allocator.json and .png.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nit_snn import NITLearner, swap_neurons
+from nit_snn import NITLearner, keep_freed_memory, swap_neurons
 from nit_snn.kernels.noisy_lif.reference import Dynamics
 from nit_snn.neurons.base import Lif
 from nit_snn.neurons.closed_form import left_behind, noisy_step, spikes_of
@@ -257,8 +259,10 @@ def main() -> None:
     add("--rounds", type=int, default=40)
     add("--threads", type=int, default=1)
     add("--seed", type=int, default=0)
+    add("--plain-allocator", action="store_true", help="without nit_snn.keep_freed_memory()")
     add("--output", type=Path, default=Path("docs/benchmarks"))
     args = parser.parse_args()
+    kept = not args.plain_allocator and keep_freed_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rows = rows_of(measure(methods(args), args.rounds), args)
@@ -273,12 +277,14 @@ def main() -> None:
         "versions": training.installed("nit-snn", "torch", "snntorch", "spikingjelly"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {training.processor()}, {args.threads} threads",
+        "keeps_freed_memory": kept,
         "rows": rows,
         "linearity": lines,
         "milliseconds_of_operations": single,
     }
-    (args.output / "step.json").write_text(json.dumps(results, indent=1) + "\n")
-    picture(rows, args.output / "step.png")
+    name = "step_plain_allocator" if args.plain_allocator else "step"
+    (args.output / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    picture(rows, args.output / f"{name}.png")
     print(f"{'':38}{'ms':>8}{'of one replica':>16}{'BPTT / it':>11}")
     for row in rows:
         one = row["milliseconds"] / row["replicas"]

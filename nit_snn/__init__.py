@@ -6,6 +6,7 @@ train with any torch optimizer and any loss.
 
 from importlib.metadata import version as _version
 
+from .allocator import keep_freed_memory
 from .auditing import AuditReport, audit
 from .backend import backends
 from .learner import NITLearner
@@ -20,6 +21,7 @@ __all__ = [
     "NITSPlus",
     "audit",
     "backends",
+    "keep_freed_memory",
     "noise_off",
     "restore_neurons",
     "swap_neurons",

@@ -91,20 +91,17 @@ class Emitted(Mark):
         setattr(spikes, _MARK, Emitted(train, spikes._version, several, packed))
 
     @staticmethod
+    def marks(x: Tensor) -> bool:
+        """Whether `x` is what a neuron emitted, or a mere reshape of it."""
+        return _emitted(x) is not None
+
+    @staticmethod
     def pack(x: Tensor) -> Packed | None:
         """`x` as bits if it is what a neuron emitted, or a mere reshape of it; else None."""
-        mark, base = getattr(x, _MARK, None), x
-        if not isinstance(mark, Emitted):
-            found = reshaped_from(x)
-            mark = getattr(found, _MARK, None)
-            if found is None or not isinstance(mark, Emitted):
-                return None
-            kept = 2 if mark.several else 1
-            if x.shape[:kept] != found.shape[:kept]:
-                return None
-            base = found
-        if mark.version != x._version or x.requires_grad:
+        found = _emitted(x)
+        if found is None:
             return None
+        mark, base = found
         if mark.packed is None:
             mark.packed = _packed(base, mark)
         held = mark.packed
@@ -132,6 +129,21 @@ def saved_as_bits(spikes: Tensor, packed: Packed) -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield
+
+
+def _emitted(x: Tensor) -> tuple[Emitted, Tensor] | None:
+    """The mark on `x`, and the tensor that was emitted, if nothing has changed it."""
+    mark, base = getattr(x, _MARK, None), x
+    if not isinstance(mark, Emitted):
+        found = reshaped_from(x)
+        mark = getattr(found, _MARK, None)
+        if found is None or not isinstance(mark, Emitted):
+            return None
+        kept = 2 if mark.several else 1
+        if x.shape[:kept] != found.shape[:kept]:
+            return None
+        base = found
+    return None if mark.version != x._version or x.requires_grad else (mark, base)
 
 
 def _packed(spikes: Tensor, mark: Emitted) -> Packed:

@@ -349,7 +349,13 @@ class NITLearner:
         return next(iter(self._neurons.values())).sigma.device
 
     def _new_recording(
-        self, noise: Noise, index: int, room: float, rehearsal: bool = False
+        self,
+        noise: Noise,
+        index: int,
+        room: float,
+        *,
+        frugal: bool = False,
+        rehearsal: bool = False,
     ) -> Recording:
         return Recording(
             self._neurons,
@@ -364,6 +370,7 @@ class NITLearner:
             causal=self.causal,
             binary=self._binary,
             room=room,
+            frugal=frugal,
             rehearsal=rehearsal,
         )
 
@@ -571,6 +578,7 @@ class NITLearner:
                 + (CONTROL[self.control] if name in self._controlled else 0)
                 for name in self._neurons
             ],
+            recording.room.unread / max(1, recording.rows or 0),
         )
 
     def _plan(self, losses_of: Callable[..., Any], batch: Sequence[Tensor], dim: int) -> Plan:
@@ -600,7 +608,8 @@ class NITLearner:
         def run(
             part: int, rehearsal: bool, begin: Callable[[Recording], None]
         ) -> tuple[Recording, Tensor]:
-            recording = self._new_recording(noise.part(part, way.parts), index, room, rehearsal)
+            share = noise.part(part, way.parts)
+            recording = self._new_recording(share, index, room, frugal=True, rehearsal=rehearsal)
             begin(recording)
             with self._running_in(recording):
                 losses = self._run(losses_of, batch, dim, self.replicas // way.parts)

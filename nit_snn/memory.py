@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,29 @@ MODES = ("auto", "scores", "bits", "replay")
 PATHWISE, CONTROL = 2, {"none": 0, "readout": 5, "network": 6, "time": 10}
 #: Under "replay", so many bytes may gather before they are turned into gradients.
 AT_ONCE = 2**23
+
+
+@dataclass(eq=False)
+class Room:
+    """Bytes that a pass may keep until they are turned into gradients.
+
+    Attributes:
+        left: How many there are yet.
+        frugal: Whether spikes are kept as bits even where there is room for numbers.
+        unread: Bytes, as numbers, of spikes that went into synapses which no noisy neuron has
+            read: what autograd's graph holds behind the last noisy layer.
+    """
+
+    left: float = math.inf
+    frugal: bool = False
+    unread: float = 0.0
+
+    def take(self, size: int) -> bool:
+        """Whether there are so many; they are taken then."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
 
 
 @dataclass(eq=False)
@@ -85,6 +109,7 @@ class Footprint:
         batch: Bytes of one expanded row of the batch.
         learned_levels: Whether the noise levels are learned, which doubles the scores.
         beside: How many numbers each layer keeps for each draw beside its score.
+        unread: Bytes of the spikes of one row that autograd's graph holds; see `Room`.
     """
 
     layers: Sequence[LayerSize]
@@ -92,6 +117,7 @@ class Footprint:
     batch: float
     learned_levels: bool
     beside: Sequence[int] = ()
+    unread: float = 0.0
 
     def of(self, mode: str, rows: int) -> int:
         """Bytes at the peak, with so many rows at once.
@@ -107,6 +133,7 @@ class Footprint:
         kept += sum(4 * n * layer.draws for n, layer in zip(self.beside, self.layers, strict=False))
         if mode == "scores":
             kept += sum(layer.scores for layer in self.layers) * (1 + self.learned_levels)
+            kept += self.unread
         kept *= rows
         if mode == "replay":
             kept = min(kept + rows * sum(layer.scores for layer in self.layers), AT_ONCE)

@@ -25,7 +25,7 @@ from .events import Event, LayerTrace, Target
 from .firing import Firing
 from .fused import GIVEN, TYPES, Layer, Past
 from .kernels.noise import PhiloxNoise
-from .memory import forgetting
+from .memory import Room, forgetting
 from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .neurons.closed_form import noisy_step, number, spikes_of
 from .neurons.functional import perturb
@@ -53,6 +53,7 @@ class Recording:
         binary: Those neurons whose spikes are the membrane above its threshold, and nothing else.
         room: How many bytes of scores are kept until they are gathered; for what goes beyond, the
             noise is drawn again.
+        frugal: Keep spikes as bits wherever that can be, if there is room for numbers, too.
         rehearsal: Keep nothing: the same spikes, and nothing can be learned from them.
     """
 
@@ -73,6 +74,7 @@ class Recording:
         causal: bool = False,
         binary: Collection[NoisyNeuron] = (),
         room: float = math.inf,
+        frugal: bool = False,
         rehearsal: bool = False,
     ) -> None:
         self.noise = noise
@@ -85,7 +87,7 @@ class Recording:
         self.layerwise = layerwise
         self.causal = causal
         self.binary = binary
-        self.room = 0.0 if rehearsal else room
+        self.room = Room(0.0 if rehearsal else room, frugal)
         self.rehearsal = rehearsal
         self.pending = True
         self.when_kept: Callable[[], None] | None = None
@@ -112,7 +114,7 @@ class Recording:
             for neuron in self.traces:
                 neuron._recorder = self
             for tap in taps:
-                tap.install(self.rehearsal, frugal=self.room == 0)
+                tap.install(self.room, self.rehearsal)
             with forgetting() if self.rehearsal else nullcontext():
                 yield
         finally:
@@ -258,7 +260,7 @@ class Recording:
         summed = last is not None and last.absorbs(event)
         if noise is not None:
             size = noise.nbytes * (2 if learn_sigma else 1)
-            kept = last.scores is not None if last is not None and summed else self.keeps(size)
+            kept = last.scores is not None if last is not None and summed else self.room.take(size)
             event.scores = scores(noise, self.rule, learn_sigma) if kept else None
         if last is not None and summed:
             last.absorb(event)
@@ -272,13 +274,6 @@ class Recording:
         trace.events.append(event)
         if self.when_kept is not None:
             self.when_kept()
-
-    def keeps(self, size: int) -> bool:
-        """Whether there is room for so many more bytes of scores; they are taken from it then."""
-        if size > self.room:
-            return False
-        self.room -= size
-        return True
 
     def _admit(self, trace: LayerTrace, like: Tensor, targets: tuple[Target, ...]) -> None:
         """Checks a drift, (N, *), or a current of its shape."""
@@ -298,7 +293,7 @@ class Recording:
                 sigma,
                 self.rule,
                 trace.neuron.sigma.requires_grad,
-                self.keeps,
+                self.room.take,
             )
         return trace.layer
 
@@ -386,9 +381,11 @@ class Recording:
             summed=static and not self.causal,
         )
         if record is None:
-            room = bits.empty(steps, x.shape[1:], x.device)
-            spikes, last = run(bits=room)
-            trace.packed = Packed(room, range(steps), spikes.shape)
+            frugal = kernels or self.room.frugal or self.room.left < x.nbytes
+            planes = bits.empty(steps, x.shape[1:], x.device) if frugal else None
+            spikes, last = run(bits=planes)
+            if planes is not None:
+                trace.packed = Packed(planes, range(steps), spikes.shape)
             spikes = self.emit(neuron, spikes)
         else:  # spikes with a graph are kept as numbers
             like, sigma = current.expand(x.shape), neuron.sigma.detach().to(x.dtype)

@@ -20,8 +20,10 @@ from .control import leads_to_spikes_alone
 from .emitted import Emitted, Packed, SpikeTrain, saved_as_bits
 from .errors import RecordingError
 from .expansion import Expansion, Mark, repeats_over_time, reshaped_from
+from .memory import Room
 from .rules import presynaptic_sign
 from .synapses import SynapseGradient, gradient_function
+from .synapses.few_outputs import few_outputs, suits
 from .synapses.linear import linear_gradient
 
 _MARK = "_nit_source"
@@ -42,8 +44,11 @@ class Source:
         version: autograd's version counter of `activity` then.
         output_shape: What came out for it, one time slice likewise.
         static: Whether input and output are the same at all steps of their first dimension.
+        room: That of the pass.
+        emitted: Bytes of the input as numbers, if a noisy neuron emitted it.
         calls: How often the layer was called with this input.
         readers: How often a neuron was given what came out, untouched.
+        used: Whether a neuron was given it at all.
     """
 
     name: str
@@ -54,8 +59,11 @@ class Source:
     version: int
     output_shape: torch.Size
     static: bool
+    room: Room
+    emitted: int = 0
     calls: int = 0
     readers: int = 0
+    used: bool = False
 
     @property
     def followed(self) -> bool:
@@ -72,10 +80,23 @@ class Source:
         source = _marked(current)
         if source is not None:
             source.readers += 1
+            source._use()
             return source, source.static
         if repeats_over_time(current):
             source = _marked(current[0])
+        if source is not None:
+            source._use()
         return source, source is not None
+
+    def _use(self) -> None:
+        """A noisy neuron reads it: its spikes are in no graph, and are kept here, as bits."""
+        if self.used:
+            return
+        self.used = True
+        self.room.unread -= self.emitted
+        if self.emitted and isinstance(self.activity, Tensor):
+            self.room.left += self.emitted
+            self.activity = Emitted.pack(self.activity) or self.activity
 
     def parameter_gradients(
         self, cotangent: Tensor, signed: bool = False, steps: range | None = None
@@ -185,18 +206,20 @@ class Tap:
         self._made: list[Source] = []
         self._direct = False
         self._rehearsal = False
+        self._room = Room()
         self._train: SpikeTrain | None = None
         self._parameters: dict[str, Tensor | None] = {}
 
-    def install(self, rehearsal: bool = False, frugal: bool = False) -> None:
+    def install(self, room: Room, rehearsal: bool = False) -> None:
         """Stands in, unless the layer was patched, pruned or reparametrised since.
 
         Args:
+            room: What the pass may keep. If nothing, inputs that no neuron emitted are looked at,
+                whether they are spikes, too.
             rehearsal: Whether nothing that is made can be differentiated.
-            frugal: Whether to look if an input that no neuron emitted is spikes, too.
         """
-        self._rehearsal = rehearsal
-        self._train = SpikeTrain() if frugal else None
+        self._room, self._rehearsal = room, rehearsal
+        self._train = SpikeTrain() if room.left == 0 else None
         self._gradient = gradient_function(self.module)
         if self._gradient is not None and "forward" not in vars(self.module):
             self.module.forward = self
@@ -234,6 +257,12 @@ class Tap:
     def _forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         return type(self.module).forward(self.module, *args, **kwargs)  # type: ignore[no-any-return]
 
+    def _of(self, x: Tensor) -> Tensor:
+        """The layer's output, in the fastest way that there is."""
+        if self._gradient is linear_gradient and suits(self.module, x):
+            return few_outputs(x, self.module.weight, self.module.bias)  # type: ignore[arg-type]
+        return self._forward(x)
+
     def _fast(self, x: Tensor) -> bool:
         """Whether the layer's own gradient function says all that the graph would."""
         return (
@@ -250,12 +279,16 @@ class Tap:
         activity = x[0] if static else x
         expansion = Expansion.of(activity)
         inner = activity if expansion is None else expansion.once(activity)
-        packed = Emitted.pack(activity)
-        if packed is None and self._train is not None and expansion is None and not static:
+        emitted = activity.nbytes if Emitted.marks(activity) else 0
+        packed = None
+        if emitted and (self._room.frugal or self._rehearsal or not self._room.take(emitted)):
+            packed = Emitted.pack(activity)
+        self._room.unread += emitted
+        if not emitted and self._train is not None and expansion is None and not static:
             packed = self._train.add(activity)
         # Behind the last noisy neuron the graph stays, and with it what it saves.
         with nullcontext() if packed is None or self._rehearsal else saved_as_bits(inner, packed):
-            output = self._forward(inner.unsqueeze(0))[0] if static else self._forward(inner)
+            output = self._of(inner.unsqueeze(0))[0] if static else self._of(inner)
         if expansion is not None:
             output = expansion.repeat(output)
         assert self._gradient is not None
@@ -268,6 +301,8 @@ class Tap:
             activity._version,
             output.shape,
             static,
+            self._room,
+            emitted,
         )
         if static:
             output = output.unsqueeze(0).expand(x.shape[0], *output.shape)

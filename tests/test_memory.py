@@ -453,7 +453,7 @@ def test_spikes_that_a_readout_saves_are_given_back(monkeypatch: pytest.MonkeyPa
     net = nn.Sequential(
         nn.Conv2d(1, 3, 3), swap_neurons(snn.Leaky(beta=0.9, init_hidden=True)), nn.Conv2d(3, 2, 3)
     )
-    learner = NITLearner(net, replicas=4, seed=1)
+    learner = NITLearner(net, replicas=4, seed=1, memory="bits")
     x = torch.rand(3, 1, 8, 8)
     with learner.record():
         spikes = net[:2](learner.expand(x))

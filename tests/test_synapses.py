@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, prune
 
 import nit_snn.neurons.spikingjelly  # noqa: F401  (registers its layers)
 from nit_snn.synapses import gradient_function
+from nit_snn.synapses.few_outputs import few_outputs, suits
 
 
 def assert_equals_autograd(module: nn.Module, x: torch.Tensor) -> None:
@@ -97,3 +98,37 @@ def test_multi_step_convolutions(case: tuple[nn.Module, Any], time: int) -> None
 )
 def test_what_computes_something_else_takes_the_general_route(module: nn.Module) -> None:
     assert gradient_function(module) is None
+
+
+@given(
+    outputs=st.integers(1, 15),
+    leading=st.lists(st.integers(0, 4), max_size=3),
+    bias=st.booleans(),
+    frozen=st.booleans(),
+)
+def test_few_outputs(outputs: int, leading: list[int], bias: bool, frozen: bool) -> None:
+    """The padded product and its gradients are those of the layer."""
+    module = nn.Linear(5, outputs, bias=bias)
+    module.weight.requires_grad = not (frozen and bias)
+    trained = [p for p in module.parameters() if p.requires_grad]
+    x = torch.randn(*leading, 5)
+    expected, found = module(x), few_outputs(x, module.weight, module.bias)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected)
+    cotangent = torch.randn_like(expected)
+    for a, b in zip(
+        torch.autograd.grad(found, trained, cotangent),
+        torch.autograd.grad(expected, trained, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_few_outputs_are_for_large_batches_without_a_gradient_of_their_own() -> None:
+    module, x = nn.Linear(5, 10), torch.randn(512, 5)
+    assert suits(module, x)
+    assert not suits(nn.Linear(5, 16), x) and not suits(nn.Linear(5, 2), x)
+    assert not suits(module, x[:8]) and not suits(module, x.clone().requires_grad_())
+    assert not suits(module, x.double()) and not suits(module.double(), x.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not suits(nn.Linear(5, 10), x)
