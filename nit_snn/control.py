@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from .baselines import Sharing, mean_of_others, sum_over_first
-from .firing import _DENSITY_AT_0, _SQRT_HALF, Firing
+from .firing import _DENSITY_AT_0, _SQRT_HALF, Firing, bell_
 from .neurons.closed_form import add, number
 from .pathwise import Link
 
@@ -106,7 +106,7 @@ class Watched:
         if self.levels is not None:
             self.levels[step] = level
         density, residual = self.densities[step], self.residuals[step]
-        torch.mul(level, level, out=density).mul_(-0.5).exp_().mul_(self._height)
+        bell_(torch.mul(level, level, out=density)).mul_(self._height)
         half = level.mul_(_SQRT_HALF).erf_()  # cheaper than erfc: p = (1 - erf) / 2
         torch.add(spikes, half, alpha=0.5, out=residual).sub_(0.5)
 

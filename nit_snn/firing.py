@@ -16,6 +16,7 @@ from torch import Tensor
 
 _SQRT_HALF = math.sqrt(0.5)
 _DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
+_HALF_AS_POWER = -0.5 / math.log(2)
 
 
 @dataclass(eq=False)
@@ -38,7 +39,7 @@ class Firing:
     @cached_property
     def density(self) -> Tensor:
         """phi(a); over sigma it is the derivative of p in the drift."""
-        return (self.level * self.level).mul_(-0.5).exp_().mul_(_DENSITY_AT_0)
+        return bell_(self.level * self.level).mul_(_DENSITY_AT_0)
 
     @cached_property
     def likelihood(self) -> Tensor:
@@ -80,4 +81,12 @@ def normal_hazard(a: Tensor) -> Tensor:
         tensor([0.0000, 0.7979, 9.1085])
     """
     tail = torch.special.erfc(a * _SQRT_HALF)
-    return a.square().mul_(-0.5).exp_().mul_(2 * _DENSITY_AT_0).div_(tail)
+    return bell_(a.square()).mul_(2 * _DENSITY_AT_0).div_(tail)
+
+
+def bell_(square: Tensor) -> Tensor:
+    """`exp(-a^2 / 2)` from `a^2`, in place.
+
+    As a power of 2: torch's exp takes up to ten times as long where the result is next to nothing.
+    """
+    return square.mul_(_HALF_AS_POWER).exp2_()
