@@ -30,6 +30,7 @@ from time_to_accuracy_training import Data, Run, Setting, reached, training
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
+from nit_snn import keep_freed_memory
 from nit_snn.datasets import Splits, load, split
 
 # Only the rows with "current once" are other code than that of the frameworks' tutorials: there the
@@ -159,6 +160,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     training.skip_denormals()
+    keep_freed_memory()
     splits = split(*load("mnist", args.data_dir), seed=0)
     plain = test_data(splits)
     curves = measure({False: plain, True: plain.centered()}, args)

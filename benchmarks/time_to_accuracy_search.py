@@ -26,6 +26,7 @@ from time_to_accuracy_training import Data, Run, Setting, reached, training
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
+from nit_snn import keep_freed_memory
 from nit_snn.datasets import Splits, load, split
 
 READOUT = {"control": "readout", "noise": "table"}
@@ -175,6 +176,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     training.skip_denormals()
+    keep_freed_memory()
     plain = validation_data(split(*load("mnist", args.data_dir), seed=0), args.images)
     data = {False: plain, True: plain.centered()}
     results: dict[str, Any] = {

@@ -269,6 +269,7 @@ def main(build: Callable[[], nn.Module], sigma: dict[str, float], args: argparse
         args: The command line.
     """
     skip_denormals()
+    keep_freed_memory()
     args.output.mkdir(parents=True, exist_ok=True)
     splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
     if args.center:

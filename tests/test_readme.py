@@ -129,6 +129,15 @@ def test_speed_is_that_of_the_benchmark() -> None:
         one = row["milliseconds"] / row["replicas"]
         ratio = "-" if bptt else f"{row['bptt_over_one_replica']:.1f}"
         assert f"| {row['method']} | {row['milliseconds']:.2f} | {one:.3f} | {ratio} |" in text
+    for name, shown in (
+        (
+            "step",
+            "in snnTorch {} over\ntime steps and {} over replicas; in SpikingJelly {} and {}.",
+        ),
+        ("step_plain_allocator", "it is {} and {}; {} and {}:"),
+    ):
+        lines = json.loads((ROOT / f"docs/benchmarks/{name}.json").read_text())["linearity"]
+        assert shown.format(*(f"{100 * line['worst_point_off_by']:.0f}%" for line in lines)) in text
 
 
 def test_the_convolution_takes_as_long_as_its_quiet_epochs() -> None:
