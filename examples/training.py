@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
-from nit_snn import NITLearner, NITSPlus, noise_off, swap_neurons
+from nit_snn import NITLearner, NITSPlus, keep_freed_memory, noise_off, swap_neurons
 from nit_snn.datasets import NAMES, Splits, load, split
 
 METHODS = ("nit", "stbp", "stbp-n", "nit-s", "nit-s+")
