@@ -1,0 +1,278 @@
+"""Certified radii: within them no perturbation whatever changes the prediction.
+
+Both certificates rest on the same fact. If a decision is made from Gaussian observations alone,
+and a perturbation moves their means by mu standard deviations in all, then a probability p of
+deciding for a class becomes at least `Phi(Phi^-1(p) - mu)`, by the lemma of Neyman and Pearson. So
+a class with p > 1/2 stays the most frequent one while `mu < Phi^-1(p)`.
+
+- Randomised smoothing (Cohen, Rosenfeld and Kolter 2019): noise of deviation s is added to the
+  images, and `mu = |delta| / s`.
+- A noisy network's own noise, where images enter it through the currents of its first noisy layer
+  and nowhere else: its membranes are Gaussian observations of these, all that follows is made from
+  them, and `mu` is what the perturbation does to the currents over sigma, over neurons and steps
+  (noise behind a layer of bounded sensitivity: Lecuyer et al. 2019). No noise need be added.
+
+What is certified is the decision by majority of single draws, not that of averaged logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import beta
+from torch import Tensor, nn
+
+from ..errors import ClassifierError
+from ..neurons.base import Charge, NoisyNeuron, noisy_neurons
+from ..probe import Activity, _Probe
+from .classifier import NoisyClassifier, reset_states
+from .eot import evaluating
+
+ABSTAINS = -1
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is certain about the majority decision, image by image.
+
+    Attributes:
+        prediction: (N,), the class, or -1 where none is told to have more than half of the votes.
+        probability: (N,), a lower bound of its share of the votes, each at the confidence asked
+            for.
+        radius: (N,), how far an image may be moved, 0 where there is no prediction.
+    """
+
+    prediction: Tensor
+    probability: Tensor
+    radius: Tensor
+
+    def accuracy(self, labels: Tensor, radius: float = 0.0) -> float:
+        """Certified accuracy at a radius: the share that is right, and certainly so within it."""
+        return float(((self.prediction == labels) & (self.radius >= radius)).float().mean())
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How far a perturbation of size 1 moves a layer's membranes in all, in units of their noise.
+
+    Attributes:
+        l2: For perturbations measured by their Euclidean norm; exact.
+        linf: For those measured by their largest entry; an upper bound.
+    """
+
+    l2: float
+    linf: float
+
+
+def certify_smoothing(
+    model: nn.Module,
+    images: Tensor,
+    sigma: float,
+    *,
+    draws: int = 10_000,
+    select: int = 100,
+    alpha: float = 0.001,
+    batch_size: int = 8192,
+) -> Certificate:
+    """Radii in the Euclidean norm, with noise added to the images (Cohen et al. 2019).
+
+    Args:
+        model: From images (N, \\*) to logits (N, K); if it is random, each row has to have
+            randomness of its own.
+        images: (N, \\*).
+        sigma: Standard deviation of the noise, in units of the images; not clipped to [0, 1].
+        draws: Votes per image that the probability is told by.
+        select: Other votes, that the class is told by.
+        alpha: How often a radius may be too large.
+        batch_size: Rows in one call of the model.
+
+    Raises:
+        ValueError: A number is out of range.
+        ClassifierError: The classifier repeats its noise.
+    """
+    if not sigma > 0:
+        raise ValueError(f"sigma must be positive, got {sigma}.")
+    _check_random(model)
+    found = _certified(model, images, sigma, draws, select, alpha, batch_size)
+    return Certificate(found[0], found[1], sigma * found[2])
+
+
+def certify_noise(
+    classifier: NoisyClassifier,
+    images: Tensor,
+    *,
+    norm: str = "l2",
+    draws: int = 10_000,
+    select: int = 100,
+    alpha: float = 0.001,
+    batch_size: int = 8192,
+) -> Certificate:
+    """Radii by the network's own noise alone; see `sensitivity` for which networks have any.
+
+    Args:
+        classifier: With one draw per call, each of which is a vote.
+        images: (N, \\*).
+        norm: What radii are measured in: "l2" or "linf".
+        draws: Votes per image that the probability is told by.
+        select: Other votes, that the class is told by.
+        alpha: How often a radius may be too large.
+        batch_size: Rows in one call of the network.
+
+    Raises:
+        ValueError: A number is out of range, or there is no such norm.
+        ClassifierError: The network's own noise certifies nothing, or not by these votes.
+    """
+    if norm not in ("l2", "linf"):
+        raise ValueError(f"norm must be 'l2' or 'linf', got {norm!r}.")
+    if classifier.draws != 1:
+        raise ClassifierError(
+            f"Each draw has to be a vote, but this classifier averages {classifier.draws}. Make "
+            "another of the same network, with draws=1."
+        )
+    _check_random(classifier)
+    moved = sensitivity(classifier, images[:1])
+    found = _certified(classifier, images, 0.0, draws, select, alpha, batch_size)
+    return Certificate(found[0], found[1], found[2] / getattr(moved, norm))
+
+
+def sensitivity(classifier: NoisyClassifier, image: Tensor) -> Sensitivity:
+    """What the first noisy layer's currents make of a perturbation of the image.
+
+    `mu^2 = sum_t |gain dI_t / sigma|^2 = |M delta|^2` with the matrix M of all steps, found from
+    one pass over unit images. Its largest singular value is `l2`; `linf` is the norm of the
+    rows' sums of absolute values.
+
+    Args:
+        classifier: Its network's membranes have to be in closed form there (leaky or not, any
+            reset), its currents affine in the images, and the images must enter nowhere else.
+        image: (1, \\*), for its shape.
+
+    Raises:
+        ClassifierError: One of these does not hold, or the noise is off.
+    """
+    flat = image.detach().reshape(1, -1)
+    size = flat.shape[1]
+    inside = torch.rand(4, size, dtype=flat.dtype, device=flat.device)
+    rows = torch.cat([torch.zeros_like(flat), torch.eye(size).to(flat), inside])
+    shifts = _observed(classifier, rows.reshape(-1, *image.shape[1:]))
+    matrix = (shifts[1 : size + 1] - shifts[0]).double()
+    expected = inside.double() @ matrix
+    found = (shifts[size + 1 :] - shifts[0]).double()
+    if (found - expected).abs().max() > 1e-3 * expected.abs().max():
+        raise ClassifierError(
+            "The currents of the first noisy layer are not affine in the images, so that their "
+            "sensitivity is not known."
+        )
+    return Sensitivity(
+        float(torch.linalg.matrix_norm(matrix, ord=2)),
+        float(torch.linalg.vector_norm(matrix.abs().sum(0))),
+    )
+
+
+class _Currents(_Probe):
+    """Keeps the currents of the first noisy layer over its noise, and lets nothing else through."""
+
+    def __init__(self, names: dict[NoisyNeuron, str]) -> None:
+        super().__init__()
+        self.names = names
+        self.first: NoisyNeuron | None = None
+        self.found: list[Tensor] = []
+
+    def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
+        """See `nit_snn.neurons.base.Recorder`."""
+        membrane = super().perturb(neuron, charge)
+        if self.first is None:
+            self.first = neuron
+        if neuron is not self.first:
+            return membrane
+        name, sigma = self.names[neuron], neuron.sigma.detach()
+        if charge.lif is None:
+            raise ClassifierError(f"The membrane of {name} has no closed form that is known here.")
+        if not bool((sigma > 0).all()) or not neuron.noise:
+            raise ClassifierError(f"{name} is the first noisy layer, and has to have noise.")
+        current = sum((c.value * c.gain for c in charge.currents), torch.zeros(()))
+        self.found.append((current.detach() / sigma).flatten(1))
+        return membrane.detach()
+
+
+def _observed(classifier: NoisyClassifier, images: Tensor) -> Tensor:
+    """What the first noisy layer sees over its noise, (N, neurons and steps)."""
+    neurons = noisy_neurons(classifier.net)
+    if not neurons:
+        raise ClassifierError("The network has no noisy neuron, and no noise that certifies.")
+    seen = _Currents({neuron: name for name, neuron in neurons.items()})
+    images = images.clone().requires_grad_()
+    reset_states(classifier.net)
+    try:
+        for neuron in neurons.values():
+            seen.activities[neuron] = Activity()
+            neuron._recorder = seen
+        with evaluating(classifier.net), torch.enable_grad():
+            logits = classifier._logits(classifier.net(classifier._encoded(images)), len(images))
+    finally:
+        for neuron in neurons.values():
+            vars(neuron).pop("_recorder", None)
+        reset_states(classifier.net)
+    reached = (
+        logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0]
+    )
+    if isinstance(reached, Tensor):
+        raise ClassifierError(
+            "The images reach the output on other ways than through the first noisy layer's "
+            "currents; noise that not all of a perturbation meets certifies nothing."
+        )
+    return torch.cat(seen.found, 1)
+
+
+@torch.no_grad()
+def _certified(
+    model: nn.Module,
+    images: Tensor,
+    sigma: float,
+    draws: int,
+    select: int,
+    alpha: float,
+    batch_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Class, lower bound of its probability, and how many standard deviations it stands."""
+    if min(draws, select) < 1 or not 0 < alpha < 1:
+        raise ValueError(
+            f"draws and select must be positive and alpha between 0 and 1, got {draws}, {select} "
+            f"and {alpha}."
+        )
+    with evaluating(model):
+        chosen = _votes(model, images, sigma, select, batch_size).argmax(1)
+        votes = _votes(model, images, sigma, draws, batch_size)
+    count = votes.gather(1, chosen[:, None])[:, 0].cpu().numpy()
+    # Clopper and Pearson's bound; scipy's is NaN where nothing was counted.
+    bound = beta.ppf(alpha, count, draws - count + 1)
+    probability = torch.from_numpy(bound).nan_to_num(0.0).to(images.device)
+    certain = probability > 0.5
+    stands = torch.special.ndtri(probability.clamp(min=0.5)) * certain
+    return torch.where(certain, chosen, ABSTAINS), probability, stands
+
+
+def _votes(model: nn.Module, images: Tensor, sigma: float, draws: int, batch_size: int) -> Tensor:
+    """(N, K): how often each class was the largest of an image's logits."""
+    at_once = max(1, batch_size // draws)
+    counts = []
+    for some in images.split(at_once):
+        votes: Tensor | None = None
+        for first in range(0, draws, batch_size):
+            copies = min(batch_size, draws - first)
+            rows = some.repeat_interleave(copies, 0)
+            if sigma:
+                rows = rows + sigma * torch.randn_like(rows)
+            logits = model(rows)
+            ballot = nn.functional.one_hot(logits.argmax(1), logits.shape[1])
+            found = ballot.unflatten(0, (-1, copies)).sum(1)
+            votes = found if votes is None else votes + found
+        assert votes is not None
+        counts.append(votes)
+    return torch.cat(counts)
+
+
+def _check_random(model: nn.Module) -> None:
+    if isinstance(model, NoisyClassifier) and model.seed is not None:
+        raise ClassifierError("With a seed the classifier's votes repeat each other; leave it out.")
