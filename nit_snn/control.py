@@ -32,12 +32,14 @@ import torch
 from torch import Tensor
 
 from .baselines import Sharing, mean_of_others, sum_over_first
+from .conditioned import Conditioned
+from .control_steps import Followed, FollowedSteps
 from .firing import _DENSITY_AT_0, _SQRT_HALF, Firing, bell_
 from .neurons.closed_form import add, number
 from .pathwise import Link
 
 if TYPE_CHECKING:
-    from .neurons.base import NoisyNeuron
+    from .neurons.base import Lif, NoisyNeuron
 
 NAMES = ("none", "readout", "network", "time")
 
@@ -127,8 +129,9 @@ class FiringRecord:
         levels: a, so that `a phi(a) / sigma` is the derivative of p in sigma.
         covariances: Of s and the score of the drift.
         wanderings: `u - E[u | s]`, if time is followed and the membrane lives on.
-        sequences: Which entry holds a sequence of calls, (N, T, *), by the first of them.
+        entries: Which entry holds a call, or a sequence of calls, (N, T, *), by the first of them.
         ledger: What the graph knows.
+        followed: Entries of sequences that were remembered by `follow`.
     """
 
     follows: bool = False
@@ -138,8 +141,10 @@ class FiringRecord:
     covariances: list[Tensor] = field(default_factory=list)
     wanderings: list[Tensor | None] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
-    sequences: dict[int, int] = field(default_factory=dict)
+    entries: dict[int, int] = field(default_factory=dict)
+    followed: set[int] = field(default_factory=set)
     _handles: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _calls: int = 0
     _emitted: int = 0
 
     def add(
@@ -170,7 +175,7 @@ class FiringRecord:
         self._enter(firing.residual, firing.level, covariance, density, gains, memory)
         with torch.enable_grad():
             if link is not None:
-                handles = self._handles[link.origin]
+                handles = self._left_by(link.origin)
                 drift = _Linked.apply(drift, *handles, link, self.ledger)  # type: ignore[no-untyped-call]
             followed = drift if self.follows and drift.requires_grad else None
             self._handle(drift, followed, anchor, [x for x, _ in fast] if self.follows else [])
@@ -199,17 +204,28 @@ class FiringRecord:
         self, like: Tensor, drift: Tensor | None, anchor: Tensor, currents: Sequence[Tensor] = ()
     ) -> None:
         """What stands for a call's spike and membrane in the graph of whatever reads them."""
-        call = len(self._handles)
+        entry = self._begin(1)
         with torch.enable_grad():
             self._handles.append(
-                _Call.apply(like.detach(), drift, anchor, self.ledger, call, *currents)  # type: ignore[no-untyped-call]
+                _Call.apply(like.detach(), drift, anchor, self.ledger, entry, *currents)  # type: ignore[no-untyped-call]
             )
 
-    def sequence(self, call: int, seen: Watched, spikes: Tensor, anchor: Tensor) -> Tensor:
+    def _begin(self, steps: int) -> int:
+        """The number of the entry that so many calls get."""
+        entry = self.entries[self._calls] = len(self._handles)
+        self._calls += steps
+        return entry
+
+    def _left_by(self, call: int) -> tuple[Tensor, Tensor]:
+        """What stands for the spike of a call, the last of its sequence, and for its membrane."""
+        entry = max(entry for first, entry in self.entries.items() if first <= call)
+        spike, membrane = self._handles[entry]
+        return (spike[-1] if entry in self.followed else spike), membrane
+
+    def sequence(self, seen: Watched, spikes: Tensor, anchor: Tensor) -> Tensor:
         """Remembers a sequence of calls as one, for a layer whose derivatives are not followed.
 
         Args:
-            call: The first.
             seen: What the layer did.
             spikes: (T, N, *).
             anchor: See `add`.
@@ -217,7 +233,6 @@ class FiringRecord:
         Returns:
             The spikes, with a graph for whatever reads them.
         """
-        self.sequences[call] = len(self._handles)
         covariance = seen.lesser(spikes) if self.signed else seen.densities
         level = seen.densities if seen.levels is None else seen.levels
         self._enter(
@@ -227,9 +242,48 @@ class FiringRecord:
             seen.densities.transpose(0, 1),
         )
         self._handle(spikes.transpose(0, 1), None, anchor)
+        self._calls += len(spikes) - 1
         (handle, _), self._emitted = self._handles[-1], len(self._handles)
         with torch.enable_grad():
             return _Emission.apply(spikes, self.ledger, False, handle.transpose(0, 1))  # type: ignore[no-any-return, no-untyped-call]
+
+    def follow(
+        self,
+        steps: Conditioned,
+        spikes: Tensor,
+        current: Tensor | None,
+        anchor: Tensor,
+        lif: Lif,
+        link: Link | None,
+    ) -> Tensor:
+        """Remembers a sequence of calls as one, conditioned pathwise.
+
+        Args:
+            steps: What the layer did.
+            spikes: (T, N, *).
+            current: What entered it, (T, N, *), if its graph is followed.
+            anchor: See `add`.
+            lif: What its membranes do.
+            link: To the call that left the membrane it starts from, if time is followed.
+
+        Returns:
+            The spikes, with a graph for whatever reads them.
+        """
+        assert steps.residual is not None and steps.density is not None
+        density = steps.density.transpose(0, 1)
+        self._enter(steps.residual.transpose(0, 1), steps.level.transpose(0, 1), density, density)
+        apart = steps.wandering
+        self.wanderings[-1] = None if apart is None else apart.transpose(0, 1)
+        followed = Followed(self._begin(len(spikes)), steps, lif.decay, lif.gain, link)
+        self.followed.add(followed.entry)
+        with torch.enable_grad():
+            before = (None, None) if link is None else self._left_by(link.origin)
+            handles = FollowedSteps.apply(  # type: ignore[no-untyped-call]
+                spikes.detach(), current, anchor, *before, followed, self.ledger
+            )
+            self._handles.append(handles)
+            self._emitted = len(self._handles)
+            return _Emission.apply(spikes, self.ledger, False, handles[0])  # type: ignore[no-any-return, no-untyped-call]
 
     def step(self, seen: Watched, spikes: Tensor, anchor: Tensor) -> None:
         """Remembers one call of such a layer, (N, *); see `sequence`."""
@@ -253,10 +307,9 @@ class FiringRecord:
 
     def by_call(self) -> list[Tensor]:
         """The collected derivatives, call by call, zero where nothing reads the spikes."""
-        like = self.residuals[0]
         return [
             like.new_zeros(like.shape) if g is None else g.to(like.dtype)
-            for g in self.ledger.gradients
+            for like, g in zip(self.residuals, self.ledger.gradients, strict=True)
         ]
 
     def wanderers(self) -> list[tuple[Tensor, Tensor]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .conditioned import Conditioned
 from .emitted import Packed, SpikeTrain
 from .fused import Past
 from .memory import LayerSize
@@ -52,7 +53,7 @@ class Event:
     differentiated in an earlier call's membrane, too: that call, and the derivative. A `sequence`
     is a run of calls at once, `static` if one and the same current enters them; `drift` is then
     what entered it, (T, N, *), with `gain`, and `past` is there if its scores are conditioned on
-    the spikes.
+    the spikes; `steps` and `carry`, a drift's derivative in the membrane before it, if pathwise.
     """
 
     calls: list[int]
@@ -67,6 +68,8 @@ class Event:
     static: bool = False
     gain: float | Tensor = 1.0
     past: Past | None = None
+    steps: Conditioned | None = None
+    carry: float | Tensor = 0.0
 
     @property
     def is_sum(self) -> bool:

@@ -64,12 +64,18 @@ class Gathering:
             while events:
                 event = events.pop()
                 if event.sequence:
-                    total = self._sequence(trace, event, weight, control or {}, estimate, measure)
+                    whole = (
+                        self._sequence(trace, event, weight, control or {}, estimate, measure)
+                        if event.steps is None
+                        else self._conditioned(
+                            trace, event, weight, control or {}, arriving, estimate
+                        )
+                    )
                     if trace.layer is not None and not self.again:
                         trace.layer.forget(event.calls)
-                    if total is not None:
-                        held = layer.get(total.shape)
-                        layer[total.shape] = total if held is None else held + total
+                    if whole is not None and measure:
+                        held = layer.get(whole.shape)
+                        layer[whole.shape] = whole if held is None else held + whole
                     continue
                 own = self._weight(weight, trace.number, event.calls[0])
                 cotangent = self._cotangent(trace, event, own, control or {}, estimate)
@@ -165,6 +171,56 @@ class Gathering:
                 total = share if total is None else total + share
         return total
 
+    def _conditioned(
+        self,
+        trace: LayerTrace,
+        event: Event,
+        weight: Tensor,
+        control: Mapping[NoisyNeuron, list[Tensor]],
+        arriving: dict[int, Tensor],
+        estimate: Estimate,
+    ) -> Tensor:
+        """Adds what a sequence conditioned pathwise gives; returns the sum of its cotangents."""
+        steps, calls, sigma = event.steps, event.calls, trace.neuron.sigma
+        assert steps is not None
+        if self.recording.causal:
+            own = torch.stack([self._weight(weight, trace.number, call) for call in calls])
+        else:
+            own = self._weight(weight, trace.number, calls[0])[None]
+        own = own.to(steps.score.dtype).view(len(own), -1, *(1,) * (steps.score.dim() - 2))
+        if steps.level_score is not None:
+            moved = (own * steps.level_score).sum_to_size(sigma.shape)
+            estimate.add(sigma, moved / sigma.detach())
+        cotangents = steps.score * (own / sigma.detach().to(own.dtype))
+        put_back = self._put_back(trace, event, control, estimate)
+        if put_back is not None:
+            cotangents += put_back.transpose(0, 1)
+        later = arriving.pop(calls[-1], None)
+        carried = torch.zeros_like(sigma) if steps.level_decay is not None else None
+        for t in range(len(calls) - 1, -1, -1):
+            if steps.decay is None:
+                break
+            if later is not None:
+                cotangents[t].addcmul_(later, steps.decay[t])
+                if carried is not None and steps.level_decay is not None:
+                    carried += (later * steps.level_decay[t]).sum_to_size(sigma.shape)
+            later = cotangents[t] * event.carry
+        if carried is not None:
+            estimate.add(sigma, carried)
+        if event.link is not None and later is not None:
+            held = arriving.get(event.link.origin)
+            arriving[event.link.origin] = later if held is None else held + later
+        total = cotangents.sum(0)
+        target = next(iter(event.targets), None)
+        if event.drift is not None:
+            estimate.drifts.append(event.drift)
+            scaled = self._scaled(cotangents, event.gain)
+            estimate.cotangents.append(scaled.to(event.drift.dtype))
+        elif target is not None:
+            found = total if event.static else cotangents
+            self._through(target.source, self._scaled(found, target.gain), estimate)
+        return total
+
     def _put_back(
         self,
         trace: LayerTrace,
@@ -176,7 +232,7 @@ class Gathering:
         record, factors = self.recording.firing.get(trace.neuron), control.get(trace.neuron)
         if record is None or factors is None:
             return None
-        entry = record.sequences[event.calls[0]]
+        entry = record.entries[event.calls[0]]
         sigma = trace.neuron.sigma
         if sigma.requires_grad:
             moved = factors[entry] * record.ledger.densities[entry] * record.levels[entry]
@@ -252,10 +308,10 @@ class Gathering:
         cotangent = weighted_score(total.drift, weight, sigma, self.recording.rule)
         record, factors = self.recording.firing.get(neuron), control.get(neuron)
         if record is not None and factors is not None:
-            for call in event.calls:
-                cotangent = torch.addcmul(cotangent, factors[call], record.covariances[call])
+            for entry in (record.entries[call] for call in event.calls):
+                cotangent = torch.addcmul(cotangent, factors[entry], record.covariances[entry])
                 if learns_sigma:
-                    moved = factors[call] * record.ledger.densities[call] * record.levels[call]
+                    moved = factors[entry] * record.ledger.densities[entry] * record.levels[entry]
                     estimate.add(neuron.sigma, moved.sum_to_size(sigma.shape))
         return cotangent
 

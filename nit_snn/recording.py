@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import bits
+from .conditioned import Conditioning, jump
 from .control import FiringRecord, Gate, Memory, Watched
 from .emitted import Emitted, Packed
 from .errors import BiasWarning, LossError, RecordingError
@@ -351,9 +352,10 @@ class Recording:
         kernels = isinstance(self.noise, PhiloxNoise)
         types = {torch.float32} if self.conditional else TYPES
         record = self.firing.get(neuron)
+        if self.pathwise:
+            return self._run_conditioned(neuron, sequence, record)
         if (
-            self.pathwise
-            or (self.firing and (kernels or x.dtype not in (torch.float32, torch.float64)))
+            (self.firing and (kernels or x.dtype not in (torch.float32, torch.float64)))
             or (record is not None and record.follows)
             or not neuron.noise
             or lif.learns
@@ -391,7 +393,7 @@ class Recording:
             like, sigma = current.expand(x.shape), neuron.sigma.detach().to(x.dtype)
             seen = Watched(like, sigma, sequence.threshold, neuron.sigma.requires_grad)
             spikes, last = run(bits=None, watch=seen)
-            spikes = record.sequence(call, seen, spikes, self.anchor)
+            spikes = record.sequence(seen, spikes, self.anchor)
         event = Event(list(range(call, call + steps)), x.shape[1:], x.dtype, None, targets, None)
         event.sequence, event.static = True, static
         if source is None and x.requires_grad:
@@ -400,6 +402,78 @@ class Recording:
             event.past = Past(current, sequence.state, lif, sequence.threshold)
         if targets or event.drift is not None or neuron.sigma.requires_grad:
             self._append(trace, event, 1 if static and not self.causal else steps)
+        return spikes, last
+
+    def _run_conditioned(
+        self, neuron: NoisyNeuron, sequence: Sequence, record: FiringRecord | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """A sequence conditioned pathwise; None where that has to go step by step."""
+        x, lif, state = sequence.current, sequence.lif, sequence.state
+        if (
+            isinstance(self.noise, PhiloxNoise)
+            or not neuron.noise
+            or lif.learns
+            or lif.dynamics.delayed
+            or lif.dynamics.reset not in ("hard", "soft")
+            or state.requires_grad
+            or neuron not in self.binary
+            or x.dtype not in (torch.float32, torch.float64)
+        ):
+            return None
+        trace, steps = self.traces[neuron], len(x)
+        source, static = Source.of(x)
+        targets = () if source is None else (Target(source, None, steps, lif.gain),)
+        self._admit(trace, x[0], targets)
+        trace.size.see(x[0], steps)
+        call, trace.calls, trace.dimensions = trace.calls, trace.calls + steps, x.dim() - 1
+        current = (x[:1] if static else x).detach()
+        learns_sigma = neuron.sigma.requires_grad
+        seen = Conditioning(
+            x,
+            neuron.sigma.detach().to(x.dtype),
+            lif,
+            sequence.threshold,
+            learns_sigma=learns_sigma,
+            controlled=record is not None,
+            through_time=self.through_time,
+        )
+        layer = TorchLayer(
+            partial(self.draw, trace), neuron.sigma.detach(), self.rule, False, lambda size: False
+        )
+        spikes, last = layer.run(
+            current,
+            state,
+            lif,
+            sequence.threshold,
+            steps=steps,
+            first_step=call,
+            bits=None,
+            watch=seen,
+        )
+        found = seen.done()
+        event = Event(list(range(call, call + steps)), x.shape[1:], x.dtype, None, targets, None)
+        event.sequence, event.static, event.steps, event.carry = True, static, found, lif.decay
+        if source is None and x.requires_grad:
+            event.drift, event.gain = x, lif.gain
+        origin = trace.origin(state) if seen.carries else None
+        if origin is not None:
+            event.link = Link(origin, lif.decay)
+            if record is not None and self.through_time:
+                fall = jump(lif, sequence.threshold, trace.silent[origin])
+                event.link = Link(origin, lif.decay, fall)
+        between = [x.new_empty(0)] * (steps - 1)
+        trace.states += [*between, last]
+        if seen.silent is not None:
+            trace.silent += [*between, seen.silent]
+        if record is None:
+            spikes = self.emit(neuron, spikes)
+        else:
+            leads_on = x.requires_grad and (source is None or source.followed)
+            followed = x if record.follows and leads_on else None
+            link = event.link if self.through_time else None
+            spikes = record.follow(found, spikes, followed, self.anchor, lif, link)
+        if targets or event.drift is not None or learns_sigma:
+            self._append(trace, event, steps)
         return spikes, last
 
     def _link(self, trace: LayerTrace, charge: Charge) -> Link | None:

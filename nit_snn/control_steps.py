@@ -1,0 +1,116 @@
+"""A collecting backward pass through all steps of a layer at once; see `nit_snn.control`.
+
+What `_Call` and `_Linked` do there for single calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conditioned import Conditioned
+from .pathwise import Link
+
+
+@dataclass(eq=False)
+class Followed:
+    """What a backward pass through a layer's steps needs.
+
+    The graph holds it, so it holds nothing that has a graph.
+
+    Attributes:
+        entry: Its number in the ledger.
+        steps: What the layer did.
+        carry: The derivative of a drift in the membrane that the step before left.
+        gain: Factor of the current in the drift.
+        link: To the call that left the membrane which the sequence starts from, if one did.
+    """
+
+    entry: int
+    steps: Conditioned
+    carry: float | Tensor
+    gain: float | Tensor
+    link: Link | None
+
+    def collect(
+        self, spikes: Tensor | None, membrane: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The loss's derivatives, from those in the spikes as read, and in the last membrane.
+
+        `g_t = dL/ds_t + f_{t+1} jump_t (+ w_t gap_t)`, `w_t = f_{t+1} carry` and
+        `f_t = g_t phi(a_t) / sigma + w_t du_t/dm_t`, backwards in time.
+
+        Returns:
+            In the drifts, f; in the spikes, g; and in the membranes that the steps leave behind, w,
+            if time is followed; each (T, N, *).
+        """
+        steps = self.steps
+        assert steps.density is not None
+        found = torch.zeros_like(steps.density) if spikes is None else spikes.clone()
+        if steps.jump is None or steps.decay is None:
+            return found * steps.density, found, None
+        membranes = torch.zeros_like(found)
+        drifts = torch.empty_like(found)
+        last = len(found) - 1
+        for t in range(last, -1, -1):
+            own, carried = found[t], membranes[t]
+            if t < last:
+                own.addcmul_(drifts[t + 1], steps.jump[t])
+                torch.mul(drifts[t + 1], self.carry, out=carried)
+            elif membrane is not None:
+                carried.copy_(membrane)
+            if steps.gap is not None:
+                own.addcmul_(carried, steps.gap[t])
+            torch.mul(own, steps.density[t], out=drifts[t]).addcmul_(carried, steps.decay[t])
+        return drifts, found, membranes
+
+
+class FollowedSteps(torch.autograd.Function):
+    """Stands for the spikes of a sequence, (T, N, *), and for the membrane that it leaves, (N, *).
+
+    Both are zeros that take no memory; what counts are their derivatives. Its inputs are what
+    leads to the loss's other derivatives: the current, where its graph is followed, and what stands
+    for an earlier call's spike and membrane.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        like: Tensor,
+        current: Tensor | None,
+        anchor: Tensor,
+        spike: Tensor | None,
+        membrane: Tensor | None,
+        followed: Followed,
+        ledger: Any,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.followed, ctx.ledger = followed, ledger
+        ctx.set_materialize_grads(False)
+        return like.new_zeros(()).expand_as(like), like.new_zeros(()).expand_as(like[0])
+
+    @staticmethod
+    def backward(ctx: Any, spikes: Tensor | None, membrane: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        if not ctx.ledger.collecting:
+            return (None,) * 7
+        visited = torch.zeros(())
+        if spikes is None and membrane is None:
+            return None, None, visited, None, None, None, None
+        followed: Followed = ctx.followed
+        drifts, found, membranes = followed.collect(spikes, membrane)
+        ctx.ledger.gradients[followed.entry] = found.transpose(0, 1)
+        if membranes is not None:
+            ctx.ledger.membranes[followed.entry] = membranes.transpose(0, 1)
+        _, wants_current, _, wants_spike, wants_membrane, *_ = ctx.needs_input_grad
+        link = followed.link
+        return (
+            None,
+            drifts * followed.gain if wants_current else None,
+            visited,
+            drifts[0] * link.jump if wants_spike and link is not None else None,
+            drifts[0] * link.carry if wants_membrane and link is not None else None,
+            None,
+            None,
+        )
