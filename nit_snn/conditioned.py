@@ -123,7 +123,7 @@ class Conditioning:
             return found
         found.residual, found.density = firing.residual, firing.density / self.sigma
         if self.through_time and self.carries:
-            found.wandering = wandering(firing, noise, self.wiped).mul_(self.sigma)
+            found.wandering = wandering(firing, noise, self.wiped, own.drift).mul_(self.sigma)
             found.gap = None if self.wiped else gap(firing) * self.sigma
             silent = self._silent(firing)
             found.jump, self.silent = jump(self.lif, self.threshold, silent), silent[-1]

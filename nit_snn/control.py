@@ -499,28 +499,47 @@ def settle(record: FiringRecord, replicas: int, sharing: Sharing) -> tuple[list[
         c for each call, (N, *), and what is explained of each row's loss less what is explained of
         its baseline, (N,).
     """
-    size = sharing.size(replicas)
-    others, both = replicas - size, replicas - 2 * size
     factors: list[Tensor] = []
     total: Tensor | None = None
-    calls = len(record.residuals)
-    pairs = [*zip(record.by_call(), record.residuals, strict=True), *record.wanderers()]
-    for i, (gradient, deviation) in enumerate(pairs):
+    for gradient, deviation in zip(record.by_call(), record.residuals, strict=True):
         g, d = (x.unflatten(0, (replicas, -1)) for x in (gradient, deviation))
-        own_g = sharing.groups(g)
-        c = mean_of_others(g, sharing)
-        found = _dot(c, d)
-        if both > 0:
-            own_d = sharing.groups(d)
-            own = _dot(own_g, own_d)
-            rest_g, rest_d = (sum_over_first(x) - x for x in (own_g, own_d))
-            of_others = _dot(rest_g, rest_d) - (own.sum(0) - own)
-            found -= sharing.spread(of_others, replicas) / (both * others)
+        factors.append(mean_of_others(g, sharing).flatten(0, 1))
+        found = _explained(g, d, sharing)
         total = found if total is None else total + found
-        if i < calls:
-            factors.append(c.flatten(0, 1))
+    for gradient, deviation in record.wanderers():
+        g, d = (x.unflatten(0, (replicas, -1)) for x in (gradient, deviation))
+        found = _explained(g, d, sharing)
+        total = found if total is None else total + found
     assert total is not None
     return factors, total.flatten()
+
+
+def _explained(g: Tensor, d: Tensor, sharing: Sharing) -> Tensor:
+    """What `c d` explains of each row's loss less that of its baseline, (C, B); see `settle`.
+
+    Multiplied out, so that sums over all replicas take the place of those over all others:
+    `(G - g_r) d_r = G d_r - g_r d_r`, and `(G - g_r) (D - d_r) = G D - G d_r - g_r D + g_r d_r`.
+
+    Args:
+        g: (C, B, *).
+        d: (C, B, *).
+        sharing: Whose noise depends on whose: g_r and d_r are sums over these, but in `c d_r`.
+    """
+    replicas = len(g)
+    size = sharing.size(replicas)
+    others, both = replicas - size, replicas - 2 * size
+    own_g = sharing.groups(g)
+    all_g = sum_over_first(own_g)
+    with_all = _dot(all_g, d)
+    own = _dot(own_g, sharing.groups(d))
+    alone = own if size == 1 else _dot(sharing.spread(own_g, replicas), d)
+    found = (with_all - alone) / others
+    if both > 0:
+        all_d = sum_over_first(sharing.groups(d))
+        rest = _dot(all_g, all_d) - sharing.groups(with_all) - _dot(own_g, all_d) + own
+        of_others = rest - (own.sum(0) - own)
+        found -= sharing.spread(of_others, replicas) / (both * others)
+    return found
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,8 +161,14 @@ def available(device: torch.device) -> int | None:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
+    return _free(int(time.monotonic())) if device.type == "cpu" else None
+
+
+@lru_cache(maxsize=1)
+def _free(second: int) -> int | None:
+    """Bytes of memory that the system has left, asked for once a second: it takes its time."""
     table = Path("/proc/meminfo")
-    if device.type != "cpu" or not table.exists():
+    if not table.exists():
         return None
     found = re.search(r"^MemAvailable:\s+(\d+) kB", table.read_text(), re.MULTILINE)
     return None if found is None else 1024 * int(found[1])

@@ -90,9 +90,16 @@ def carried(firing: Firing, noise: Tensor, wiped: bool, learn_sigma: bool) -> Ca
     return Carried(drift if kept is None else drift.mul_(kept), sigma)
 
 
-def wandering(firing: Firing, noise: Tensor, wiped: bool) -> Tensor:
-    """`eps - E[eps | s]`: what the membrane carries on beyond what its spike tells, over sigma."""
-    apart = noise - firing.side * firing.hazard
+def wandering(firing: Firing, noise: Tensor, wiped: bool, score: Tensor | None = None) -> Tensor:
+    """`eps - E[eps | s]`: what the membrane carries on beyond what its spike tells, over sigma.
+
+    Args:
+        firing: What the neuron did.
+        noise: eps, (N, *).
+        wiped: Whether a spike resets the membrane to a constant.
+        score: `E[eps | s]`, the spike's own score, if it is known.
+    """
+    apart = noise - (firing.side * firing.hazard if score is None else score)
     return apart.addcmul_(apart, firing.spike, value=-1) if wiped else apart
 
 
