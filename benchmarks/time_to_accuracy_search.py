@@ -36,44 +36,47 @@ LEARNERS: list[dict[str, Any]] = [
     *({"replicas": c, "antithetic": True, **READOUT} for c in (4, 4, 6, 6, 8)),
     *({"replicas": c, **READOUT} for c in (3, 4, 6)),
     {"replicas": 4, "control": "readout", **PATHWISE},
+    *({"replicas": c, "control": "time", **PATHWISE} for c in (3, 4, 4, 5, 6)),
     {"replicas": 4, "control": "time", "antithetic": True, **PATHWISE},
 ]
 SHARED: dict[str, list[Any]] = {
     "batch_size": [64, 96, 128, 192, 256],
-    "lr": [4e-3, 6e-3, 8e-3, 1e-2, 1.3e-2, 1.7e-2, 2.2e-2],
+    "lr": [4e-3, 5e-3, 6e-3, 8e-3, 1e-2, 1.3e-2, 1.7e-2, 2.2e-2],
     "beta2": [0.999, 0.99, 0.95],
     "warmup": [0, 0, 10],
-    "images": [32_000, 40_000, 50_000, 64_000, 80_000],  # over which the rate falls
+    "images": [32_000, 36_000, 40_000, 50_000, 64_000, 80_000],  # over which the rate falls
     "floor": [0.03, 0.1, 0.3],
     "center": [True, True, False],
     "spread": [None, (0.5, 0.25), (1.0, 0.5)],
 }
-NIT = {"sigma": [0.4, 0.6, 0.8, 1.0, 1.3], "learner": LEARNERS}
+NIT = {"sigma": [0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.3], "learner": LEARNERS}
 SNN_SURROGATES = [("atan", 1.0), ("atan", 2.0), ("atan", 4.0)] + [
     ("fast sigmoid", slope) for slope in (2.0, 5.0, 10.0, 25.0)
 ]
 SJ_SURROGATES = [("atan", 1.0), ("atan", 2.0), ("atan", 4.0)] + [
     ("sigmoid", slope) for slope in (2.0, 4.0, 8.0)
 ]
-# For --near: what the search found for backpropagation, and what trials by hand found for NIT.
+# For --near: what earlier searches found for backpropagation, and trials by hand for NIT.
 START: dict[str, Any] = {
-    "lr": 8e-3,
+    "lr": 4e-3,
     "batch_size": 128,
-    "beta2": 0.999,
+    "beta2": 0.99,
     "warmup": 0,
-    "images": 64_000,
-    "floor": 0.03,
+    "images": 40_000,
+    "floor": 0.1,
     "center": True,
     "spread": None,
-    "surrogate": ("atan", 4.0),
 }
 START_NIT: dict[str, Any] = {
     **START,
-    "lr": 1.3e-2,
-    "batch_size": 256,
-    "images": 80_000,
-    "sigma": 0.8,
-    "learner": {"replicas": 4, "antithetic": True, **READOUT},
+    "sigma": 0.3,
+    "learner": {"replicas": 4, "control": "time", **PATHWISE},
+}
+STARTS: dict[str, dict[str, Any]] = {
+    "snnTorch, BPTT": START | {"surrogate": ("fast sigmoid", 10.0)},
+    "SpikingJelly, BPTT": START | {"surrogate": ("sigmoid", 8.0)},
+    "SpikingJelly, NIT": START_NIT,
+    "snnTorch, NIT": START_NIT,
 }
 SPACES: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     "snnTorch, BPTT": ({"framework": "snnTorch"}, SHARED | {"surrogate": SNN_SURROGATES}),
@@ -121,8 +124,7 @@ def search(
     def time_of(row: dict[str, Any]) -> float:
         return float("inf") if row["seconds"] is None else row["seconds"]
 
-    known = START_NIT if "learner" in space else START
-    start = {name: known[name] for name in space} if args.near else None
+    start = {name: STARTS[method][name] for name in space} if args.near else None
     for number in tqdm(range(args.candidates), desc=method, leave=False):
         best = min(rows, key=time_of, default=None)
         if (
@@ -157,7 +159,7 @@ def main() -> None:
     add("--data-dir", help="full data in torchvision's layout; else $NIT_SNN_DATA or the subset")
     add("--methods", nargs="+", choices=SPACES, default=list(SPACES))
     add("--candidates", type=int, default=50, help="of each method")
-    add("--near", action="store_true", help="vary START instead of drawing half of them anew")
+    add("--near", action="store_true", help="vary STARTS instead of drawing half of them anew")
     add("--finalists", type=int, default=4)
     add(
         "--seconds",
