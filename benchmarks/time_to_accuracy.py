@@ -35,18 +35,16 @@ from nit_snn.datasets import Splits, load, split
 
 # Only the rows with "current once" are other code than that of the frameworks' tutorials: there the
 # first layer is not computed anew at each step.
-SLOW: dict[str, Any] = {"lr": 4e-3, "beta2": 0.99, "horizon": 312, "floor": 0.1, "center": True}
-SNN_BPTT = Setting("snnTorch", surrogate=("fast sigmoid", 10.0), batch_size=128, **SLOW)
-SJ_BPTT = Setting("SpikingJelly", surrogate=("sigmoid", 8.0), batch_size=128, **SLOW)
+SHARED: dict[str, Any] = {"batch_size": 128, "lr": 4e-3, "horizon": 312, "center": True}
+SNN_BPTT = Setting("snnTorch", surrogate=("fast sigmoid", 10.0), floor=0.1, **SHARED)
+SJ_BPTT = Setting("SpikingJelly", surrogate=("sigmoid", 8.0), beta2=0.99, floor=0.3, **SHARED)
 SJ_NIT = Setting(
     "SpikingJelly",
-    learner={"replicas": 4, "antithetic": True, "control": "readout", "noise": "table"},
-    sigma=0.7,
-    center=True,
-    batch_size=256,
-    lr=1.5e-2,
-    horizon=420,
-    floor=0.03,
+    learner={"replicas": 4, "control": "time", "conditional": "pathwise", "noise": "table"},
+    sigma=0.3,
+    beta2=0.99,
+    floor=0.1,
+    **SHARED,
 )
 SNN_NIT = replace(SJ_NIT, framework="snnTorch")  # the same function of the same weights
 SETTINGS: dict[str, Setting] = {
