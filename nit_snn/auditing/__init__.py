@@ -3,6 +3,6 @@
 from .report import AuditReport, Closest, Row
 from .run import audit
 from .statistics import Interval
-from .surrogates import noise_density
+from .surrogates import noise_density, rectangle
 
-__all__ = ["AuditReport", "Closest", "Interval", "Row", "audit", "noise_density"]
+__all__ = ["AuditReport", "Closest", "Interval", "Row", "audit", "noise_density", "rectangle"]

@@ -73,6 +73,40 @@ def noise_density(sigma: float | Tensor) -> Surrogate:
     return spike
 
 
+def rectangle(width: float) -> Surrogate:
+    """A surrogate whose derivative is `1 / width` within half a width of the threshold, else 0.
+
+    That of STBP's papers (Wu et al. 2018), for either framework. Where no membrane comes so near to
+    its threshold nothing of a loss gets through.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([0.4, 0.6], requires_grad=True)
+        >>> rectangle(1.0)(x).sum().backward()
+        >>> x.grad
+        tensor([1., 0.])
+    """
+
+    def spike(excess: Tensor) -> Tensor:
+        found: Tensor = _Rectangle.apply(excess, width)
+        return found
+
+    return spike
+
+
+class _Rectangle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, excess: Tensor, width: float) -> Tensor:
+        ctx.save_for_backward(excess)
+        ctx.width = width
+        return (excess > 0).to(excess.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (excess,) = ctx.saved_tensors
+        return gradients[0] * (excess.abs() < ctx.width / 2) / ctx.width, None
+
+
 class Switch:
     """Stands in for a neuron's surrogate: spikes as its own do, derivatives as whichever is chosen.
 

@@ -1,27 +1,46 @@
-"""Spiking networks under attack: a noisy network as a module that attack libraries take.
+"""Spiking networks under attack: honest evaluation, certificates, and training that withstands it.
 
 `NoisyClassifier` makes an ordinary `nn.Module` of a snnTorch or SpikingJelly network, from images
 to logits: states are reset in each call, noise is averaged over draws, and the gradient with
 respect to the images is that of a surrogate or the unbiased likelihood ratio. torchattacks,
 foolbox, ART and autoattack attack it unchanged; the first of them comes with
 `pip install "nit-snn[robustness]"`. Two attacks that it lacks are here: `NAttack`, which asks for
-nothing but logits, and `EOTPGD`, with averaged gradients and restarts. `certify_noise` and
-`certify_smoothing` tell radii within which nothing changes a decision.
+nothing but logits, and `EOTPGD`, with averaged gradients and restarts.
+
+A `Defender` is judged by two protocols: `paper`, as in the paper that this package implements,
+and `adaptive`, the worst of many attacks image by image; `check` looks whether either is to be
+believed. `AdversarialExpand` trains against attacks. `certify_noise` and `certify_smoothing` tell
+radii within which nothing changes a decision.
 """
 
+from .adversarial import AdversarialExpand
+from .attacks import paper_attacks
 from .certify import Certificate, Sensitivity, certify_noise, certify_smoothing, sensitivity
 from .classifier import NoisyClassifier, reset_states
+from .defender import Defender
 from .eot import EOTPGD
+from .gradients import gradients
 from .nattack import NAttack
+from .protocols import adaptive, paper
+from .sanity import check
+from .verdict import Verdict
 
 __all__ = [
     "EOTPGD",
+    "AdversarialExpand",
     "Certificate",
+    "Defender",
     "NAttack",
     "NoisyClassifier",
     "Sensitivity",
+    "Verdict",
+    "adaptive",
     "certify_noise",
     "certify_smoothing",
+    "check",
+    "gradients",
+    "paper",
+    "paper_attacks",
     "reset_states",
     "sensitivity",
 ]

@@ -20,9 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import beta
 from torch import Tensor, nn
 
+from ..compat import require
 from ..errors import ClassifierError
 from ..neurons.base import Charge, NoisyNeuron, noisy_neurons
 from ..probe import Activity, _Probe
@@ -245,6 +245,7 @@ def _certified(
         chosen = _votes(model, images, sigma, select, batch_size).argmax(1)
         votes = _votes(model, images, sigma, draws, batch_size)
     count = votes.gather(1, chosen[:, None])[:, 0].cpu().numpy()
+    beta = require("scipy.stats", extra="robustness").beta
     # Clopper and Pearson's bound; scipy's is NaN where nothing was counted.
     bound = beta.ppf(alpha, count, draws - count + 1)
     probability = torch.from_numpy(bound).nan_to_num(0.0).to(images.device)

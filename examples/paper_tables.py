@@ -1,0 +1,321 @@
+"""Tables 2 and 3 of the paper, by its protocol and by one that adapts, side by side.
+
+    python examples/paper_tables.py --dataset mnist --data-dir data
+
+Trains 784-50-10 by STBP, STBP-N, NIT, NIT-S and NIT-S+, and attacks each with 1,000 test images.
+Both layers are spiking neurons; the number of spikes of an output neuron over 8 steps is its logit.
+The paper's protocol is `nit_snn.robustness.paper`, the other one `nit_snn.robustness.adaptive`,
+in which images are decided by the mean of 20 draws of the noise, and STBP's network is the twin
+whose attacked images are tried on the others. Both are checked (`nit_snn.robustness.check`): a
+network that fails is marked as masked. Writes <dataset>.json, the tables as <dataset>.md and the
+curves of accuracy against eps as <dataset>.png to --output. --resume takes finished networks and
+verdicts from --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+import training
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nit_snn import NITLearner, NITSPlus, keep_freed_memory, swap_neurons
+from nit_snn.auditing import rectangle
+from nit_snn.datasets import NAMES, Splits, load, split
+from nit_snn.robustness import Defender, Verdict, adaptive, check, paper
+
+METHODS = ("STBP", "STBP-N", "NIT", "NIT-S", "NIT-S+")
+PAPER: dict[str, dict[str, list[float]]] = {  # clean, then ATTACKS
+    "mnist": {
+        "STBP": [91.8, 42.6, 40.2, 31.5, 36.0, 82.0, 46.8, 78.2],
+        "STBP-N": [76.3, 57.8, 56.8, 52.3, 55.9, 68.6, 61.8, 64.6],
+        "NIT": [92.3, 81.4, 84.0, 82.7, 83.8, 85.2, 83.6, 84.8],
+        "NIT-S": [88.4, 82.0, 84.8, 83.6, 84.1, 85.4, 85.0, 85.2],
+    },
+    "fashion-mnist": {
+        "STBP": [72.3, 38.0, 28.2, 23.1, 35.2, 73.0, 36.8, 59.6],
+        "STBP-N": [34.5, 5.0, 4.0, 4.0, 4.0, 15.0, 7.0, 5.0],
+        "NIT": [74.6, 73.0, 72.4, 71.8, 71.6, 73.0, 73.4, 73.2],
+        "NIT-S": [58.7, 54.4, 53.6, 53.2, 54.1, 54.0, 54.4, 54.4],
+        "NIT-S+": [70.6, 72.1, 70.8, 70.8, 69.5, 71.9, 68.3, 70.5],
+    },
+}
+ATTACKS = ("FGSM", "BIM", "PGD", "MIM", "NAttack", "DIM", "TIM")
+SHARE_OF_SIGNS = 0.7  # of NIT-S+'s epochs, as in the paper
+
+
+class Net(nn.Module):
+    """784-50-10 of LIF neurons over T steps of the same image; logits are numbers of spikes."""
+
+    def __init__(self, steps: int, hidden: int = 50) -> None:
+        super().__init__()
+        self.steps = steps
+        self.fc1, self.fc2 = layer.Linear(784, hidden), layer.Linear(hidden, 10)
+        own = {"tau": 2.0, "decay_input": False, "surrogate_function": rectangle(1.0)}
+        self.lif1, self.lif2 = neuron.LIFNode(**own), neuron.LIFNode(**own)
+        functional.set_step_mode(self, "m")
+
+    def forward(self, images: Tensor) -> Tensor:
+        functional.reset_net(self)
+        x = images.flatten(1)
+        currents = self.fc1(x.expand(self.steps, *x.shape))
+        return self.lif2(self.fc2(self.lif1(currents))).sum(0)
+
+
+def build(method: str, args: argparse.Namespace) -> nn.Module:
+    net = Net(args.steps)
+    if method != "STBP":
+        swap_neurons(net, {"lif1": args.sigma, "lif2": args.output_sigma})
+    return net
+
+
+def train(method: str, splits: Splits, args: argparse.Namespace) -> nn.Module:
+    torch.manual_seed(args.seed)
+    net = build(method, args)
+    images, labels = splits.train.tensors
+    learner: NITLearner | None = None
+    plus: NITSPlus | None = None
+    if method.startswith("NIT"):
+        options: dict[str, Any] = {"control": "time", "conditional": "pathwise"}
+        if method == "NIT-S":
+            options = {"rule": "nit-s", "control": "readout"}
+        elif method == "NIT-S+":
+            options = {"control": "readout", "conditional": "pathwise"}
+        learner = NITLearner(net, replicas=args.replicas, noise="table", seed=args.seed, **options)
+        if method == "NIT-S+":
+            plus = NITSPlus(learner, after=max(1, round(SHARE_OF_SIGNS * args.epochs)))
+    lr = args.sign_lr if method == "NIT-S" else args.lr
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    batches = len(labels) // args.batch_size
+    total = args.epochs * batches
+    with tqdm(total=total, desc=method, leave=False) as bar:
+        for epoch in range(args.epochs):
+            order = torch.randperm(len(labels))[: batches * args.batch_size]
+            for number, rows in enumerate(order.split(args.batch_size)):
+                done = (epoch * batches + number) / total
+                own = args.sign_lr if learner and learner.rule == "nit-s" else args.lr
+                optimizer.param_groups[0]["lr"] = own * (1 - done)
+                optimizer.zero_grad()
+                x, y = images[rows], labels[rows]
+                if learner is None:
+                    F.cross_entropy(net(x), y).backward()
+                else:
+                    with learner.record():
+                        xr, yr = learner.expand(x, y)
+                        losses = F.cross_entropy(net(xr), yr, reduction="none")
+                    learner.backward(losses)
+                optimizer.step()
+                bar.update()
+            if plus is not None:
+                plus.step()
+    if learner is not None:
+        learner.close()
+    return net
+
+
+def trained(method: str, splits: Splits, args: argparse.Namespace) -> nn.Module:
+    """From a checkpoint if there is one to resume from."""
+    path = args.work / f"{args.dataset}_{method}.pt"
+    settings = {k: v for k, v in vars(args).items() if k in TRAINING}
+    if args.resume and path.exists():
+        saved = torch.load(path, weights_only=True)
+        if saved["settings"] != settings:
+            raise SystemExit(f"{path} was trained with {saved['settings']}, not {settings}.")
+        net = build(method, args)
+        net.load_state_dict(saved["net"])
+        return net
+    net = train(method, splits, args)
+    partial = path.with_suffix(".partial")
+    torch.save({"net": net.state_dict(), "settings": settings}, partial)
+    partial.replace(path)
+    return net
+
+
+TRAINING = (
+    "dataset",
+    "epochs",
+    "batch_size",
+    "lr",
+    "sign_lr",
+    "replicas",
+    "steps",
+    "sigma",
+    "output_sigma",
+    "seed",
+)
+
+
+def judged(
+    method: str, net: nn.Module, twin: nn.Module | None, splits: Splits, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Its rows, one for each protocol."""
+    path = args.work / f"{args.dataset}_{method}_verdicts.json"
+    if args.resume and path.exists():
+        rows: list[dict[str, Any]] = json.loads(path.read_text())
+        return rows
+    torch.manual_seed(args.seed)
+    images, labels = (t[: args.images] for t in splits.test.tensors)
+    few = slice(0, args.check_images)
+    defender = Defender(net, draws=1 if method == "STBP" else args.draws)
+    found: list[Verdict] = [
+        paper(defender, images, labels, progress=True),
+        adaptive(
+            defender,
+            images,
+            labels,
+            draws=args.draws,
+            queries=args.queries,
+            apgd_steps=args.apgd_steps,
+            twin=twin,
+            progress=True,
+        ),
+    ]
+    for verdict in found:
+        check(verdict, defender, images[few], labels[few], progress=True)
+    rows = [verdict.row(method) for verdict in found]
+    path.write_text(json.dumps(rows))
+    return rows
+
+
+def table(rows: list[dict[str, Any]], dataset: str) -> str:
+    """Ours beside the paper's numbers, and what an adaptive attacker leaves of them."""
+    lines = [
+        f"Accuracy in percent, {dataset}, eps = 0.1; in brackets the paper's numbers. "
+        "Left by the paper's protocol, right the worst case of the adaptive one.",
+        "",
+        "| method | clean | " + " | ".join(ATTACKS) + " | worst of these | **adaptive: clean** | "
+        "**EOT-PGD** | **worst case** | masked |",
+        "|" + "---|" * (len(ATTACKS) + 7),
+    ]
+    for method in METHODS:
+        own = {row["protocol"]: row for row in rows if row["method"] == method}
+        if not own:
+            continue
+        known = PAPER[dataset].get(method, [None] * 8)
+        values = [own["paper"]["clean"], *(own["paper"]["attacks"][a] for a in ATTACKS)]
+        cells = [
+            f"{value:.1f}" + ("" if number is None else f" ({number:.1f})")
+            for value, number in zip(values, known, strict=True)
+        ]
+        strict = own["adaptive"]
+        best = min(v for a, v in strict["attacks"].items() if a.startswith("EOT"))
+        masked = "; ".join(
+            f"{name}: {', '.join(row['masked'])}" for name, row in own.items() if row["masked"]
+        )
+        cells += [f"{own['paper']['worst']:.1f}", f"{strict['clean']:.1f}", f"{best:.1f}"]
+        cells += [f"{strict['worst']:.1f}", masked or "no"]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(rows: list[dict[str, Any]], dataset: str, path: Path) -> None:
+    """Accuracy against eps by the attack of either protocol."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+    for axis, protocol in zip(axes, ("paper", "adaptive"), strict=True):
+        for row in rows:
+            if row["protocol"] != protocol:
+                continue
+            curve = row["checks"]["falls to zero"]["curve"]
+            masked = ", masked" if row["masked"] else ""
+            axis.plot(
+                [p["eps"] for p in curve],
+                [p["accuracy"] for p in curve],
+                marker=".",
+                ls="--" if masked else "-",
+                label=row["method"] + masked,
+            )
+        name = "PGD, rectangle" if protocol == "paper" else "EOT-PGD, best gradient"
+        axis.set(title=f"{protocol} protocol: {name}", xlabel="eps", xlim=(0, 0.5))
+        axis.axvline(0.1, color="0.7", lw=0.8)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[0].set(ylabel=f"accuracy on {dataset}, percent", ylim=(0, 100))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", choices=NAMES, default="mnist")
+    add("--data-dir", help="full data in torchvision's layout; else $NIT_SNN_DATA or the subset")
+    add("--download", action="store_true", help="download the full data if it is missing")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    add("--epochs", type=int, default=20)
+    add("--batch-size", type=int, default=128)
+    add("--lr", type=float, default=4e-3)
+    add("--sign-lr", type=float, default=2e-3, help="learning rate of NIT-S")
+    add("--replicas", type=int, default=8)
+    add("--steps", type=int, default=8, help="time steps T")
+    add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
+    add("--output-sigma", type=float, default=1.0, help="noise of the output neurons")
+    add("--images", type=int, default=1000, help="test images that are attacked")
+    add("--check-images", type=int, default=300, help="of them, for the sanity checks")
+    add("--draws", type=int, default=20, help="adaptive protocol: of gradients and of decisions")
+    add("--queries", type=int, default=5000, help="of Square")
+    add("--apgd-steps", type=int, default=100)
+    add("--threads", type=int, default=1)
+    add("--seed", type=int, default=0)
+    add("--resume", action="store_true", help="take what is there in --work")
+    add("--work", type=Path, default=Path("runs/paper_tables"), help="networks and verdicts")
+    add("--output", type=Path, default=Path("docs/results"))
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    torch.set_num_threads(args.threads)
+    training.skip_denormals()
+    keep_freed_memory()
+    for folder in (args.work, args.output):
+        folder.mkdir(parents=True, exist_ok=True)
+    splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
+    rows: list[dict[str, Any]] = []
+    twin: nn.Module | None = None
+    for method in args.methods:
+        net = trained(method, splits, args)
+        rows += judged(method, net, twin, splits, args)
+        if method == "STBP":
+            twin = net
+        for row in rows[-2:]:
+            print(
+                f"{method:7} {row['protocol']:9} clean {row['clean']:5.1f}  worst "
+                f"{row['worst']:5.1f}  masked: {', '.join(row['masked']) or 'no'}",
+                flush=True,
+            )
+    results = {
+        "dataset": args.dataset,
+        "command": " ".join(["python", *sys.argv]),
+        "seed": args.seed,
+        "images": len(splits.train) + len(splits.validation) + len(splits.test),
+        "settings": {k: v for k, v in vars(args).items() if k in TRAINING},
+        "versions": training.installed(
+            "nit-snn", "torch", "snntorch", "spikingjelly", "torchattacks"
+        ),
+        "machine": f"{training.processor()}, {args.threads} threads",
+        "paper": PAPER[args.dataset],
+        "rows": rows,
+    }
+    (args.output / f"{args.dataset}.json").write_text(json.dumps(results, indent=1) + "\n")
+    shown = table(rows, args.dataset)
+    (args.output / f"{args.dataset}.md").write_text(shown)
+    picture(rows, args.dataset, args.output / f"{args.dataset}.png")
+    print(shown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Who is attacked: a network, how images get into it, and the rule that it decides by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .classifier import NoisyClassifier
+
+
+@dataclass(frozen=True, eq=False)
+class Defender:
+    """A network, spiking or not, and its rule of decision.
+
+    Attributes:
+        net: The network.
+        draws: Over how many draws of its noise it averages before it decides.
+        noise: Whether its noise is on.
+        average: What it averages; see `NoisyClassifier`.
+        encode: See there.
+        dim: See there.
+        readout: See there.
+    """
+
+    net: nn.Module
+    draws: int = 1
+    noise: bool = True
+    average: str = "logits"
+    encode: Callable[[Tensor], Tensor] | None = None
+    dim: int = 0
+    readout: Callable[[Any], Tensor] | None = None
+
+    def classifier(self, **options: Any) -> NoisyClassifier:
+        """The network as a module of logits, with other options than its own where given."""
+        own = {
+            "draws": self.draws,
+            "noise": self.noise,
+            "average": self.average,
+            "encode": self.encode,
+            "dim": self.dim,
+            "readout": self.readout,
+        }
+        return NoisyClassifier(self.net, **{**own, **options})
+
+    def deciding_by(self, draws: int) -> Defender:
+        """The same with another number of draws."""
+        return replace(self, draws=draws)
+
+    @torch.no_grad()
+    def right(self, images: Tensor, labels: Tensor, rows: int = 50_000) -> Tensor:
+        """(N,) whether each image is told right, by fresh noise; so many rows at once."""
+        classifier = self.classifier()
+        training = [module for module in self.net.modules() if module.training]
+        self.net.eval()
+        try:
+            found = [
+                classifier(some).argmax(1) for some in images.split(max(1, rows // self.draws))
+            ]
+        finally:
+            for module in training:
+                module.training = True
+        return torch.cat(found) == labels if found else labels.new_zeros(0, dtype=torch.bool)

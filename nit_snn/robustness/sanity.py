@@ -1,0 +1,112 @@
+"""Checks of an evaluation: does the attack work, or does it only look as if the network did?
+
+What Carlini et al. ("On Evaluating Adversarial Robustness", 2019) and Athalye et al. (2018) ask
+for. An evaluation that fails one says nothing about robustness: gradients are masked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from ..auditing.surrogates import rectangle
+from .attacks import paper_attacks
+from .defender import Defender
+from .eot import EOTPGD
+from .gradients import gradients
+from .protocols import attacked
+from .verdict import Verdict, percent
+
+EPSILONS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+#: Attacks that ask for nothing but logits, and those that differentiate.
+BLACK_BOX = ("NAttack", "Square", "transfer from a twin")
+
+
+def check(
+    verdict: Verdict,
+    defender: Defender,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilons: Sequence[float] = EPSILONS,
+    progress: bool = False,
+) -> None:
+    """Adds the checks to a verdict, in place; `verdict.masked` then names those that failed.
+
+    With the protocol's own attack: PGD as in the paper, or EOT-PGD by the gradient that found most.
+
+    - "falls to zero": with growing eps accuracy falls to (nearly) nothing: no more than 5% at the
+      largest, which covers all images there are if it is 1. And it never rises on the way.
+    - "steps": more steps never help the defender.
+    - "draws": nor do more draws in each gradient (adaptive protocol).
+    - "black box": attacks that see logits alone find no more than those that differentiate.
+
+    Each comparison allows for two standard errors of a difference of two accuracies at one half.
+
+    Args:
+        verdict: What `paper` or `adaptive` returned.
+        defender: Whom it is about.
+        images: (N, 1, H, W), fewer may do.
+        labels: (N,).
+        epsilons: The radii of the curve, ascending.
+        progress: Show a bar.
+    """
+    adaptive = verdict.protocol == "adaptive"
+    judge = defender if adaptive else defender.deciding_by(1)
+    settings = verdict.settings
+    slack = 200 * math.sqrt(0.5 / max(1, len(labels)))
+
+    def accuracy(eps: float, steps: int, draws: int) -> float:
+        made = _attack(verdict, defender, eps, steps, draws)
+        bar.update()
+        return percent(judge.right(attacked(made, images, labels, eps), labels))
+
+    steps, draws = settings["steps"], settings["draws"]
+    with tqdm(total=len(epsilons) + 4, desc="sanity", leave=False, disable=not progress) as bar:
+        curve = {0.0: percent(judge.right(images, labels))}
+        curve |= {eps: accuracy(eps, steps, draws) for eps in epsilons}
+        values = list(curve.values())
+        rises = max((b - a for a, b in pairwise(values)), default=0.0)
+        verdict.checks["falls to zero"] = {
+            "passed": values[-1] <= 5.0 and rises <= slack,
+            "curve": [{"eps": eps, "accuracy": value} for eps, value in curve.items()],
+        }
+        few, many = max(1, steps // 4), 2 * steps
+        own = settings["eps"]
+        by_steps = {n: accuracy(own, n, draws) for n in (few, many)}
+        verdict.checks["steps"] = {
+            "passed": by_steps[many] <= by_steps[few] + slack,
+            "accuracy_by_steps": {str(n): value for n, value in by_steps.items()},
+        }
+        if adaptive and draws > 1:
+            by_draws = {n: accuracy(own, steps, n) for n in (2, 2 * draws)}
+            verdict.checks["draws"] = {
+                "passed": by_draws[2 * draws] <= by_draws[2] + slack,
+                "accuracy_by_draws": {str(n): value for n, value in by_draws.items()},
+            }
+    black = [value for name, value in verdict.attacks.items() if name in BLACK_BOX]
+    white = [value for name, value in verdict.attacks.items() if name not in BLACK_BOX]
+    if black and white:
+        verdict.checks["black box"] = {
+            "passed": min(white) <= min(black) + slack,
+            "best_white_box": min(white),
+            "best_black_box": min(black),
+        }
+
+
+def _attack(
+    verdict: Verdict, defender: Defender, eps: float, steps: int, draws: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    if verdict.protocol == "paper":
+        options = {"surrogate": rectangle(1.0)} if len(gradients(defender)) > 1 else {}
+        model = defender.classifier(draws=1, **options)
+        return paper_attacks(model, eps=eps, alpha=eps / 10, steps=steps)["PGD"]
+    ways: dict[str, Any] = gradients(defender)
+    chosen = ways[verdict.settings["gradient_that_found_most"]]
+    model = defender.classifier(draws=draws, **chosen)
+    return EOTPGD(model, eps=eps, alpha=eps / 10, steps=steps, draws=1, restarts=1, judgements=1)
