@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,11 +90,12 @@ def adaptive(
     """The worst of many attacks, image by image, each told of all that defends.
 
     EOT-PGD by every gradient of `gradients(defender)`, the likelihood ratio's among them; then by
-    the gradient that found most: EOT-PGD from more starts, APGD with cross-entropy and with the
-    difference of logits ratio (AutoAttack's randomised version), and the paper's FGSM, BIM, PGD,
-    MIM, DIM and TIM, all averaged over draws; NAttack, started where it can move; Square; and
-    what was made for a twin. What each finds is judged by fresh noise, by the rule that the
-    defender decides by.
+    the gradient that found most: EOT-PGD from more starts, and the paper's FGSM, BIM, PGD, MIM, DIM
+    and TIM, all averaged over draws; and what was made for a twin. The images that have survived
+    all this then meet what takes long: APGD with cross-entropy and with the difference of logits
+    ratio (AutoAttack's randomised version), NAttack, started where it can move, and Square. Under
+    these the accuracy that is told counts all others as lost ("on survivors"). What each
+    finds is judged by fresh noise, by the rule that the defender decides by.
 
     Args:
         defender: Whom to attack.
@@ -138,38 +139,46 @@ def adaptive(
             target, eps=eps, alpha=eps / 10, steps=steps, draws=1, restarts=starts, judgements=2
         )
 
-    def judge(name: str, make: Callable[[], Attack]) -> None:
+    def judge(name: str, attack: Attack, survivors: bool = False) -> None:
         bar.set_postfix_str(name)
-        found = attacked(make(), images, labels, eps)
-        verdict.add(name, defender.right(found, labels))
+        rows = verdict.robust if survivors else torch.ones_like(verdict.robust)
+        right = torch.zeros_like(rows)
+        found = attacked(attack, images[rows], labels[rows], eps)
+        right[rows] = defender.right(found, labels[rows])
+        verdict.add(f"{name}, on survivors" if survivors else name, right)
         bar.update()
 
     ways = gradients(defender)
     with tqdm(total=len(ways) + 11 + (twin is not None), leave=False, disable=not progress) as bar:
         for name in ways:
-            judge(f"EOT-PGD, {name}", lambda name=name: pgd(model(name)))  # type: ignore[misc]
+            judge(f"EOT-PGD, {name}", pgd(model(name)))
         best = min(ways, key=lambda name: verdict.attacks[f"EOT-PGD, {name}"])
         settings["gradient_that_found_most"] = best
-        judge(f"EOT-PGD, {restarts} starts", lambda: pgd(model(best), restarts))
-        for loss in ("ce", "dlr"):
-            judge(
-                f"APGD-{loss.upper()}",
-                lambda loss=loss: apgd(model(best), loss, eps=eps, steps=apgd_steps, seed=seed),  # type: ignore[misc]
-            )
+        judge(f"EOT-PGD, {restarts} starts", pgd(model(best), restarts))
         for name, attack in paper_attacks(model(best), eps=eps).items():
             if name != "NAttack":
-                judge(name, lambda attack=attack: attack)  # type: ignore[misc]
-        asked = defender.classifier(draws=query_draws if noisy else 1)
-        judge(
-            "NAttack",
-            lambda: NAttack(
-                asked, eps=eps, iterations=iterations, samples=samples, border=0.02, lr=0.1
-            ),
-        )
-        judge("Square", lambda: square(asked, eps=eps, queries=queries, seed=seed))
+                judge(name, attack)
         if twin is not None:
-            judge("transfer from a twin", lambda: pgd(twin))
+            judge("transfer from a twin", pgd(twin))
+        for loss in ("ce", "dlr"):
+            attack = apgd(model(best), loss, eps=eps, steps=apgd_steps, seed=seed)
+            judge(f"APGD-{loss.upper()}", attack, survivors=True)
+        for name, attack in black_box(defender, settings).items():
+            judge(name, attack, survivors=True)
     return verdict
+
+
+def black_box(defender: Defender, settings: dict[str, Any]) -> dict[str, Attack]:
+    """NAttack and Square with the settings of an adaptive verdict."""
+    eps = settings["eps"]
+    iterations, samples = settings["nattack"]
+    asked = defender.classifier(draws=settings["query_draws"])
+    return {
+        "NAttack": NAttack(
+            asked, eps=eps, iterations=iterations, samples=samples, border=0.02, lr=0.1
+        ),
+        "Square": square(asked, eps=eps, queries=settings["square_queries"], seed=settings["seed"]),
+    }
 
 
 def attacked(attack: Attack, images: Tensor, labels: Tensor, eps: float) -> Tensor:
@@ -177,6 +186,8 @@ def attacked(attack: Attack, images: Tensor, labels: Tensor, eps: float) -> Tens
 
     Attacks may leave torch's random numbers where they like: some set seeds. They are put back.
     """
+    if not len(images):
+        return images
     with torch.random.fork_rng(devices=[]):
         found = attack(images.clone(), labels).detach()
     torch.rand(1)  # and go on from another place than before
