@@ -6,7 +6,7 @@ Trains 784-50-10 by STBP, STBP-N, NIT, NIT-S and NIT-S+, and attacks each with 1
 Both layers are spiking neurons, and the logit of a class is the rate of its output neuron over 8
 steps; the mean of the training images is subtracted inside, as NIT-S needs signs.
 The paper's protocol is `nit_snn.robustness.paper`, the other one `nit_snn.robustness.adaptive`,
-in which images are decided by the mean of 20 draws of the noise, and STBP's network is the twin
+in which images are decided by the mean of 10 draws of the noise, and STBP's network is the twin
 whose attacked images are tried on the others. Both are checked (`nit_snn.robustness.check`): a
 network that fails is marked as masked. Writes <dataset>.json, the tables as <dataset>.md and the
 curves of accuracy against eps as <dataset>.png to --output. --resume takes finished networks and
@@ -105,11 +105,11 @@ def train(method: str, splits: Splits, args: argparse.Namespace) -> nn.Module:
             options = {"rule": "nit-s", "control": "readout"}
         elif method == "NIT-S+":
             options = {"control": "readout", "conditional": "pathwise"}
-        learner = NITLearner(net, replicas=args.replicas, noise="table", seed=args.seed, **options)
+        copies = args.replicas * (1 if method == "NIT" else 4)
+        learner = NITLearner(net, replicas=copies, noise="table", seed=args.seed, **options)
         if method == "NIT-S+":
             plus = NITSPlus(learner, after=max(1, round(SHARE_OF_SIGNS * args.epochs)))
-    lr = args.sign_lr if method == "NIT-S" else args.lr
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(net.parameters())
     batches = len(labels) // args.batch_size
     total = args.epochs * batches
     with tqdm(total=total, desc=method, leave=False) as bar:
@@ -117,7 +117,9 @@ def train(method: str, splits: Splits, args: argparse.Namespace) -> nn.Module:
             order = torch.randperm(len(labels))[: batches * args.batch_size]
             for number, rows in enumerate(order.split(args.batch_size)):
                 done = (epoch * batches + number) / total
-                own = args.sign_lr if learner and learner.rule == "nit-s" else args.lr
+                own = args.stbp_lr if learner is None else args.lr
+                if learner is not None and learner.rule == "nit-s":
+                    own = args.sign_lr
                 optimizer.param_groups[0]["lr"] = own * (1 - done)
                 optimizer.zero_grad()
                 x, y = images[rows], labels[rows]
@@ -160,6 +162,7 @@ TRAINING = (
     "epochs",
     "batch_size",
     "lr",
+    "stbp_lr",
     "sign_lr",
     "replicas",
     "steps",
@@ -267,17 +270,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data-dir", help="full data in torchvision's layout; else $NIT_SNN_DATA or the subset")
     add("--download", action="store_true", help="download the full data if it is missing")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    add("--epochs", type=int, default=20)
+    add("--epochs", type=int, default=10)
     add("--batch-size", type=int, default=128)
-    add("--lr", type=float, default=4e-3)
-    add("--sign-lr", type=float, default=2e-3, help="learning rate of NIT-S")
-    add("--replicas", type=int, default=8)
+    add("--lr", type=float, default=4e-2, help="of NIT")
+    add("--stbp-lr", type=float, default=1e-2, help="of STBP and STBP-N")
+    add("--sign-lr", type=float, default=5e-4, help="of NIT-S")
+    add("--replicas", type=int, default=4, help="of NIT; NIT-S takes four times as many")
     add("--steps", type=int, default=8, help="time steps T")
     add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
     add("--output-sigma", type=float, default=1.0, help="noise of the output neurons")
     add("--images", type=int, default=1000, help="test images that are attacked")
-    add("--check-images", type=int, default=300, help="of them, for the sanity checks")
-    add("--draws", type=int, default=20, help="adaptive protocol: of gradients and of decisions")
+    add("--check-images", type=int, default=150, help="of them, for the sanity checks")
+    add("--draws", type=int, default=10, help="adaptive protocol: of gradients and of decisions")
     add("--queries", type=int, default=5000, help="of Square")
     add("--apgd-steps", type=int, default=100)
     add("--threads", type=int, default=1)
