@@ -28,7 +28,7 @@ format: $(READY)
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[snntorch,spikingjelly,train,robustness,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[snntorch,spikingjelly,train,robustness,nir,dev]"
 	touch $@
 
 clean:

@@ -37,6 +37,10 @@ class ClassifierError(NITError, ValueError):
     """A `NoisyClassifier` cannot be made of this network with these options, or is misused."""
 
 
+class ExchangeError(NITError, ValueError):
+    """A network, or a graph, holds what the other side of an exchange cannot express."""
+
+
 class BackendError(NITError, RuntimeError):
     """The backend that was asked for cannot run here."""
 

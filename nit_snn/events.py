@@ -136,13 +136,14 @@ class Estimate:
         drifts: Drifts with a local graph.
         cotangents: Theirs.
         parameters: Finished gradients of parameters of registered synapses, and of noise levels.
-        shares: What each row adds to the gradient of each layer's drift, (rows, *), if measured.
+        shares: What each row adds to the gradient of a layer's drift, (rows, *), by the layer's
+            name, if measured; one for each size that its neuron is given.
     """
 
     drifts: list[Tensor] = field(default_factory=list)
     cotangents: list[Tensor] = field(default_factory=list)
     parameters: dict[Tensor, Tensor] = field(default_factory=dict)
-    shares: list[Tensor] = field(default_factory=list)
+    shares: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def add(self, parameter: Tensor, gradient: Tensor) -> None:
         held = self.parameters.get(parameter)

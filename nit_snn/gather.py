@@ -106,7 +106,7 @@ class Gathering:
                 )
             for source, total in totals.items():
                 self._through(source, total, estimate)
-            estimate.shares += layer.values()
+            estimate.shares[trace.name] = list(layer.values())
 
     def _sequence(
         self,

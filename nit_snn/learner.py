@@ -25,7 +25,7 @@ from .noise import Noise
 from .noise_source import NoiseSource
 from .planning import Plan, Planner
 from .recording import Recording
-from .replicas import ReplicaController
+from .replicas import ReplicaController, snr
 from .shares import Shares
 from .synapses import gradient_function
 from .taps import Tap
@@ -105,6 +105,11 @@ class NITLearner:
             of what the device has left when the pass begins.
         route: "auto" takes registered synapses (`nit_snn.synapses`) on the fast route and
             everything else through the local autograd graph; "general" takes the graph always.
+
+    Attributes:
+        measure_snr: Whether `backward` fills in `snr`, which takes a little time; off at first.
+        snr: The signal-to-noise ratio of each layer's gradient in the last batch that was measured,
+            by name (see `nit_snn.replicas.snr`).
 
     Raises:
         AttachError: The network has no noisy neuron, a spiking neuron that is not noisy, a sigma
@@ -231,6 +236,8 @@ class NITLearner:
         self._controlled: set[str] = set(self._neurons)
         self._binary = {n for n in self._neurons.values() if n.why_no_firing_probability() is None}
         self._taps = [] if route == "general" else _make_taps(net)
+        self.measure_snr = False
+        self.snr: dict[str, float] = {}
         self._recording: Recording | None = None
         self._running = False
         self._enabled = True
@@ -664,7 +671,8 @@ class NITLearner:
                 weight = weight - found.to(weight)
         gathering = Gathering(recording)
         estimate = Estimate()
-        gathering.gather(weight, estimate, control, measure=self._controller is not None)
+        measure = self._controller is not None or self.measure_snr
+        gathering.gather(weight, estimate, control, measure=measure)
         # This process's part of the mean over all rows.
         mean = values.sum() / max(1, values.shape[-1] * self._ranks.size)
         gathering.follow(estimate, mean)
@@ -675,11 +683,24 @@ class NITLearner:
         with self._ranks.summing(list(self.parameters())):
             if outputs:
                 torch.autograd.backward(outputs, cotangents)
-        if self._controller is not None:
-            split = (share.unflatten(0, (self.replicas, -1)) for share in estimate.shares)
-            self._controller.update(recording.rows * share for share in split)
+        if measure:
+            self._measure_signal(recording, estimate)
         self._warn_once()
         return self._ranks.sum(mean.detach())
+
+    def _measure_signal(self, recording: Recording, estimate: Estimate) -> None:
+        """The signal-to-noise ratio of each layer, and the number of replicas that follows."""
+        replicas = self.replicas
+
+        def split(layer: list[Tensor]) -> Iterator[Tensor]:
+            return (recording.rows * share.unflatten(0, (replicas, -1)) for share in layer)
+
+        if self.measure_snr:
+            ratios = {name: snr(split(layer), replicas) for name, layer in estimate.shares.items()}
+            self.snr = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+        if self._controller is not None:
+            layers = estimate.shares.values()
+            self._controller.update(share for layer in layers for share in split(layer))
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the network that ask for a gradient, for an optimizer."""

@@ -76,6 +76,34 @@ class ReplicaController:
         self._signal, self._noise = state["signal"], state["noise"]
 
 
+def snr(shares: Iterable[Tensor], replicas: int) -> float | None:
+    """How well one layer's gradient of a single sample is known: `C s^2 / v`.
+
+    The replicas are taken to be independent, which antithetic ones, Sobol points and replicas with
+    noise in one layer at a time are not.
+
+    Args:
+        shares: What each row adds to the gradient of the layer's currents, (C, B, *), for each
+            size that they have.
+        replicas: C.
+
+    Returns:
+        The ratio, which scatters around 0, and below, where there is only noise; infinity without
+        any noise, and None where nothing can be said: no sample, or a single replica.
+
+    Example:
+        >>> import torch
+        >>> from nit_snn.replicas import snr
+        >>> snr([torch.tensor([1.0, 3.0]).reshape(2, 1, 1)], replicas=2)
+        3.0
+    """
+    found = [signal_and_noise(share) for share in shares if share.numel() and share.shape[0] > 1]
+    if not found:
+        return None
+    signal, noise = (sum(values) for values in zip(*found, strict=True))
+    return replicas * signal / noise if noise > 0 else math.inf
+
+
 def signal_and_noise(share: Tensor) -> tuple[float, float]:
     """The mean squared gradient of a sample, and the variance that one replica adds to it.
 

@@ -12,6 +12,7 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -84,10 +85,73 @@ def test_wheel_holds_the_package_its_data_and_nothing_else(
     assert len(licences) == 3, licences
 
 
+def test_wheel_holds_every_module(distributions: tuple[Path, Path]) -> None:
+    """The packages are listed by hand in pyproject.toml."""
+    wanted = {
+        f"nit_snn/{prefix}{path.relative_to(folder)}"
+        for folder, prefix in ((ROOT / "nit_snn", ""), (ROOT / "neurons", "neurons/"))
+        for path in folder.rglob("*.py")
+    }
+    with zipfile.ZipFile(distributions[0]) as wheel:
+        assert len(wanted) > 80 and wanted <= set(wheel.namelist())
+
+
+# Runs every module with torch and numpy, and what these need, as the only packages there are.
+EMPTY = """
+import importlib, importlib.abc, pkgutil, sys
+BORROWED, MISSING = sys.argv[1], set(sys.argv[2].split())
+
+class Nothing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Nothing())
+sys.path.append(BORROWED)
+import nit_snn, torch
+assert "site-packages" in nit_snn.__file__ and not nit_snn.__file__.startswith(BORROWED)
+for module in pkgutil.walk_packages(nit_snn.__path__, "nit_snn."):
+    try:
+        importlib.import_module(module.name)
+    except ImportError as error:
+        assert "pip install \\"nit-snn[" in str(error), (module.name, error)
+        print(module.name)
+
+from nit_snn import NITLearner, swap_neurons
+net = swap_neurons(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()))
+learner = NITLearner(net, replicas=8)
+with learner.record():
+    losses = net(learner.expand(torch.rand(5, 4))).sum(1)
+learner.backward(losses)
+assert net[0].weight.grad.abs().sum() > 0
+print(nit_snn.__version__)
+"""
+OPTIONAL = (
+    "snntorch spikingjelly torchvision tqdm matplotlib tensorboard torchattacks cupy nir nirtorch "
+    "lightning scipy pytest hypothesis"
+)
+
+
+def test_the_wheel_in_an_empty_environment(
+    distributions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A virtual environment of its own, where pip installs the wheel, and no optional package."""
+    wheel = distributions[0]
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+    run(*pip, "--no-index", "--no-deps", wheel, cwd=tmp_path)
+    borrowed = Path(numpy.__file__).parents[1]
+    *unusable, found = run(python, "-c", EMPTY, borrowed, OPTIONAL, cwd=tmp_path).split()
+    assert found == version("nit-snn")
+    assert set(unusable) == {"nit_snn.neurons.snntorch", "nit_snn.neurons.spikingjelly"}
+
+
 def test_sdist_holds_both_source_folders(distributions: tuple[Path, Path]) -> None:
     with tarfile.open(distributions[1]) as sdist:
         names = {n.split("/", 1)[-1] for n in sdist.getnames()}
     assert {"neurons/base.py", "nit_snn/learner.py", "pyproject.toml", "LICENSE"} <= names
+    assert {"nit_snn/py.typed", "nit_snn/datasets/mnist-10k.npz", "README.md"} <= names
 
 
 def test_editable_install_maps_neurons_too(tmp_path: Path) -> None:
@@ -124,7 +188,10 @@ def test_one_version_everywhere() -> None:
     assert re.search(rf"^## \[{re.escape(project)}\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
 
-def test_readme_shows_the_commands_that_the_makefile_has() -> None:
-    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", readme, re.M):
+@pytest.mark.parametrize(("name", "count"), [("README.md", 2), ("CONTRIBUTING.md", 3)])
+def test_documents_show_the_commands_that_the_makefile_has(name: str, count: int) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make (\w+)", (ROOT / name).read_text(), re.M)
+    assert len(targets) == count
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target
