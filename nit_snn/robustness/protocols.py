@@ -160,7 +160,9 @@ def adaptive(
                 judge(name, attack)
         if twin is not None:
             judge("transfer from a twin", pgd(twin))
-        for loss in ("ce", "dlr"):
+        with torch.no_grad():
+            classes = defender.classifier(draws=1)(images[:1]).shape[1]
+        for loss in ("ce", "dlr") if classes > 2 else ("ce",):  # DLR is a matter of three
             attack = apgd(model(best), loss, eps=eps, steps=apgd_steps, seed=seed)
             judge(f"APGD-{loss.upper()}", attack, survivors=True)
         for name, attack in black_box(defender, settings).items():
