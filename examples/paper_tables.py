@@ -78,25 +78,29 @@ class Net(nn.Module):
             for synapse in (self.fc1, self.fc2):
                 synapse.weight *= 3
 
-    def forward(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
+        """What goes in, (N, 784), from images (N, 1, 28, 28)."""
+        return images.flatten(1) - self.mean
+
+    def forward(self, x: Tensor) -> Tensor:
         functional.reset_net(self)
-        x = images.flatten(1) - self.mean
         currents = self.fc1(x.expand(self.steps, *x.shape))
         return self.lif2(self.fc2(self.lif1(currents))).mean(0)
 
 
-def build(method: str, args: argparse.Namespace) -> nn.Module:
+def build(method: str, args: argparse.Namespace) -> Net:
     net = Net(args.steps)
     if method != "STBP":
         swap_neurons(net, {"lif1": args.sigma, "lif2": args.output_sigma})
     return net
 
 
-def train(method: str, splits: Splits, args: argparse.Namespace) -> nn.Module:
+def train(method: str, splits: Splits, args: argparse.Namespace) -> Net:
     torch.manual_seed(args.seed)
     net = build(method, args)
     images, labels = splits.train.tensors
     net.mean.copy_(images.flatten(1).mean(0))
+    images = net.encode(images)
     learner: NITLearner | None = None
     plus: NITSPlus | None = None
     if method.startswith("NIT"):
@@ -139,7 +143,7 @@ def train(method: str, splits: Splits, args: argparse.Namespace) -> nn.Module:
     return net
 
 
-def trained(method: str, splits: Splits, args: argparse.Namespace) -> nn.Module:
+def trained(method: str, splits: Splits, args: argparse.Namespace) -> Net:
     """From a checkpoint if there is one to resume from."""
     path = args.work / f"{args.dataset}_{method}.pt"
     settings = {k: v for k, v in vars(args).items() if k in TRAINING}
@@ -173,7 +177,7 @@ TRAINING = (
 
 
 def judged(
-    method: str, net: nn.Module, twin: nn.Module | None, splits: Splits, args: argparse.Namespace
+    method: str, net: Net, twin: nn.Module | None, splits: Splits, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Its rows, one for each protocol."""
     path = args.work / f"{args.dataset}_{method}_verdicts.json"
@@ -183,7 +187,7 @@ def judged(
     torch.manual_seed(args.seed)
     images, labels = (t[: args.images] for t in splits.test.tensors)
     few = slice(0, args.check_images)
-    defender = Defender(net, draws=1 if method == "STBP" else args.draws)
+    defender = Defender(net, draws=1 if method == "STBP" else args.draws, encode=net.encode)
     found: list[Verdict] = [
         paper(defender, images, labels, progress=True),
         adaptive(
@@ -306,7 +310,7 @@ def main(argv: list[str] | None = None) -> None:
         net = trained(method, splits, args)
         rows += judged(method, net, twin, splits, args)
         if method == "STBP":
-            twin = net
+            twin = Defender(net, encode=net.encode).classifier()
         for row in rows[-2:]:
             print(
                 f"{method:7} {row['protocol']:9} clean {row['clean']:5.1f}  worst "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..auditing.surrogates import rectangle
+from ..neurons.base import noisy_neurons
 from .attacks import Attack, apgd, paper_attacks, square
 from .defender import Defender
 from .eot import EOTPGD
@@ -114,7 +115,7 @@ def adaptive(
         seed: Of APGD and Square.
         progress: Show a bar.
     """
-    noisy = defender.noise and len(gradients(defender)) > 1
+    noisy = defender.noise and bool(noisy_neurons(defender.net))
     draws = draws if noisy else 1
     settings = {
         "eps": eps,
