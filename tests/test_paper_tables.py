@@ -1,0 +1,57 @@
+"""examples/paper_tables.py, from end to end, on the embedded images and at a tiny size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def test_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("torchattacks")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.delenv("NIT_SNN_DATA", raising=False)
+    import paper_tables
+
+    monkeypatch.setattr(paper_tables, "paper", few(paper_tables.paper, iterations=2, samples=4))
+    monkeypatch.setattr(
+        paper_tables, "adaptive", few(paper_tables.adaptive, steps=3, iterations=2, samples=4)
+    )
+    tiny = [
+        *("--methods", "STBP", "NIT", "NIT-S+"),
+        *("--epochs", "1", "--batch-size", "500", "--images", "8", "--check-images", "4"),
+        *("--draws", "2", "--queries", "5", "--apgd-steps", "3", "--steps", "3"),
+        *("--work", str(tmp_path / "work"), "--output", str(tmp_path)),
+    ]
+    monkeypatch.setattr(paper_tables, "check", few(paper_tables.check, epsilons=(0.1, 1.0)))
+    paper_tables.main(tiny)
+    written = (tmp_path / "mnist.json").read_text()
+    results = json.loads(written)
+    assert {"dataset", "command", "seed", "versions", "machine", "rows"} <= set(results)
+    assert [(row["method"], row["protocol"]) for row in results["rows"]] == [
+        (method, protocol)
+        for method in ("STBP", "NIT", "NIT-S+")
+        for protocol in ("paper", "adaptive")
+    ]
+    for row in results["rows"]:
+        assert row["worst"] <= min([row["clean"], *row["attacks"].values()])
+        assert all(0 <= value <= 100 for value in row["attacks"].values())
+    assert set(results["rows"][0]["attacks"]) == set(paper_tables.ATTACKS)
+    assert "transfer from a twin" in results["rows"][3]["attacks"]
+    table = (tmp_path / "mnist.md").read_text()
+    assert "| NIT | " in table and "(92.3)" in table and "NIT-S+" in table
+    assert (tmp_path / "mnist.png").stat().st_size > 1000
+
+    monkeypatch.setattr(paper_tables, "train", None)  # all is there
+    paper_tables.main([*tiny, "--resume"])
+    assert json.loads((tmp_path / "mnist.json").read_text())["rows"] == results["rows"]
+    with pytest.raises(SystemExit, match="was trained with"):
+        paper_tables.main([*tiny, "--resume", "--lr", "0.5"])
+
+
+def few(protocol, **fewer):  # type: ignore[no-untyped-def]
+    """A protocol or a check with fewer of what takes long."""
+    return lambda *args, **options: protocol(*args, **{**options, **fewer})
