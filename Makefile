@@ -4,13 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test docs lint types format clean
 
 demo: $(READY)  ## trains 784-50-10 on the embedded MNIST subset by NIT, STBP and STBP-N
 	NIT_SNN_DATA= $(BIN)/python examples/mnist_snntorch.py --output runs/demo
 
 test: $(READY) lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+docs: $(VENV)/.docs  ## docs/_build/html; runs the tutorials; any warning is an error
+	NIT_SNN_DATA= OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -E -W --keep-going docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -32,4 +40,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info
+	rm -rf $(VENV) build dist runs docs/_build *.egg-info

@@ -1,0 +1,174 @@
+"""The pages of docs/: complete, reachable from the index, and with no link or file that is not."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import types
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+#: What examples write into docs/results is no page.
+PAGES = sorted(p for p in DOCS.rglob("*.md") if not {"_build", "results"} & set(p.parts))
+TUTORIALS = sorted((DOCS / "tutorials").glob("[0-9][0-9]_*.md"))
+PUBLIC = (
+    "nit_snn",
+    "auditing",
+    "datasets",
+    "errors",
+    "monitoring",
+    "neurons",
+    "nir_exchange",
+    "plotting",
+    "probe",
+    "robustness",
+    "synapses",
+)
+#: Files that commands in the documents write, or that are named as another's.
+NOT_HERE = {"results.json", "audit.json", "tuning.cc"}
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(path: Path) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"^(`{3,})[^`].*?^\1", "", path.read_text(), flags=re.M | re.S)
+
+
+def public_names(module: types.ModuleType) -> list[str]:
+    """What `__all__` lists; without one, what is defined there and begins with no underscore."""
+    own = [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+    ]
+    return list(getattr(module, "__all__", own))
+
+
+@cache
+def documented() -> set[str]:
+    """Qualified names in the directives of the API pages."""
+    text = "\n".join(p.read_text() for p in (DOCS / "api").glob("*.md"))
+    return set(re.findall(r"^\.\. auto(?:class|function|data|module):: ([\w.]+)$", text, re.M))
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_api_reference_has_every_public_name(package: str) -> None:
+    module = importlib.import_module(package if package == "nit_snn" else f"nit_snn.{package}")
+    names = public_names(module)
+    assert names
+    listed = {name.rpartition(".")[2] for name in documented()}
+    whole_module = module.__name__ in documented()
+    assert whole_module or set(names) <= listed, set(names) - listed
+
+
+@pytest.mark.parametrize("name", sorted(documented()))
+def test_api_reference_names_what_exists_and_has_a_docstring(name: str) -> None:
+    if isinstance(sys.modules.get(name), types.ModuleType):
+        assert importlib.import_module(name).__doc__
+        return
+    module, _, attribute = name.rpartition(".")
+    assert getattr(importlib.import_module(module), attribute).__doc__
+
+
+def linked(page: Path) -> list[str]:
+    """Pages in the toctrees of a page."""
+    trees = re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), re.M | re.S)
+    lines = [line.strip() for tree in trees for line in tree.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(":")]
+    return [re.sub(r".*<(.+)>", r"\1", line) for line in lines]
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    found, left = set(), [DOCS / "index.md"]
+    while left:
+        page = left.pop()
+        assert page.exists(), page
+        assert page not in found, f"{page} is in two toctrees"
+        found.add(page)
+        left += [(page.parent / f"{name}.md").resolve() for name in linked(page)]
+    assert found == set(PAGES)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"], ids=ids)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if not re.match(r"https?:", target):
+            assert (page.parent / target.split("#")[0]).exists(), target
+    for target in re.findall(r"^```\{literalinclude\} (\S+)", page.read_text(), re.M):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=ids)
+def test_every_file_that_is_named_exists(page: Path) -> None:
+    named = r"`(?:python )?([\w./-]+\.(?:py|md|json|png|cff))\b[^`\n]*`"
+    for name in re.findall(named, prose(page)):
+        if name not in NOT_HERE:
+            places = (ROOT / name, page.parent / name, ROOT / "nit_snn" / name)
+            assert any(p.exists() for p in places), name
+
+
+def test_tutorials_are_ten_listed_and_end_with_the_next() -> None:
+    assert len(TUTORIALS) == 10
+    assert linked(DOCS / "tutorials" / "index.md") == [p.stem for p in TUTORIALS]
+    for number, (page, after) in enumerate(pairwise(TUTORIALS), start=1):
+        text = page.read_text()
+        assert re.search(rf"^# {number}\. ", text, re.M), page
+        assert f"({after.name})" in text.rpartition("Next: ")[2]
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=ids)
+def test_a_tutorial_is_run_and_shows_and_checks_something(page: Path) -> None:
+    text = page.read_text()
+    assert text.startswith("---\nfile_format: mystnb\n")
+    cells = re.findall(r"^```\{code-cell\} python\n(.*?)^```", text, re.M | re.S)
+    code = "\n".join(cells)
+    compile(code, str(page), "exec")
+    assert "plt.show()" in code
+    assert re.search(r"\bassert\b|assert_close", code)
+    assert all(len(line) <= 100 for line in code.splitlines())
+
+
+def test_no_page_holds_the_results_of_a_notebook() -> None:
+    assert not [p for p in DOCS.rglob("*.ipynb") if "_build" not in p.parts]
+
+
+def test_pages_from_the_root_keep_their_links() -> None:
+    """The hook in conf.py, on this README: each link leads to the file it leads to on GitHub."""
+    source = (DOCS / "conf.py").read_text()
+    names: dict[str, object] = {"__file__": str(DOCS / "conf.py"), "__name__": "conf"}
+    exec(compile(source, "conf.py", "exec"), names)
+    hook = names["page_from_root"]
+    assert callable(hook)
+    text = [""]
+    hook(None, "readme", text)
+    before = re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text())
+    after = re.findall(r"\]\(([^)\s]+)\)", text[0])
+    pages = {"CHANGELOG.md": DOCS / "changelog.md"}
+    for there, here in zip(before, after, strict=True):
+        if not re.match(r"https?:", there):
+            assert (DOCS / here).resolve() == pages.get(there, (ROOT / there).resolve())
+
+
+def test_link_check_finds_missing_files_and_anchors(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<p id="here"></p><a href="b.html#there"></a><a href="#here"></a><img src="no.png">'
+        '<a href="b.html#nowhere"></a><a href="https://example.org/x"></a>'
+    )
+    (tmp_path / "b.html").write_text('<h1 id="there"></h1>')
+    script = [sys.executable, str(DOCS / "check_links.py"), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60)
+    lines = ["a.html: no.png", "a.html: b.html#nowhere", "2 pages, 2 broken links"]
+    assert done.returncode == 1 and done.stdout.splitlines() == lines
