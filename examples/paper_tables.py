@@ -35,7 +35,7 @@ from tqdm import tqdm
 from nit_snn import NITLearner, NITSPlus, keep_freed_memory, swap_neurons
 from nit_snn.auditing import rectangle
 from nit_snn.datasets import NAMES, Splits, load, split
-from nit_snn.robustness import Defender, Verdict, adaptive, check, paper
+from nit_snn.robustness import Defender, Verdict, adaptive, check, paper, worst_by_chance
 
 METHODS = ("STBP", "STBP-N", "NIT", "NIT-S", "NIT-S+")
 PAPER: dict[str, dict[str, list[float]]] = {  # clean, then ATTACKS
@@ -180,14 +180,19 @@ def judged(
     method: str, net: Net, twin: nn.Module | None, splits: Splits, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Its rows, one for each protocol."""
-    path = args.work / f"{args.dataset}_{method}_verdicts.json"
-    if args.resume and path.exists():
-        rows: list[dict[str, Any]] = json.loads(path.read_text())
-        return rows
     torch.manual_seed(args.seed)
     images, labels = (t[: args.images] for t in splits.test.tensors)
     few = slice(0, args.check_images)
     defender = Defender(net, draws=1 if method == "STBP" else args.draws, encode=net.encode)
+    path = args.work / f"{args.dataset}_{method}_verdicts.json"
+    if args.resume and path.exists():
+        rows: list[dict[str, Any]] = json.loads(path.read_text())
+        for row in rows:  # verdicts of an earlier version lack it
+            if "worst_by_chance" not in row:
+                judge = defender if row["protocol"] == "adaptive" else defender.deciding_by(1)
+                times = 1 + len(row["attacks"])
+                row["worst_by_chance"] = worst_by_chance(judge, images, labels, times)
+        return rows
     found: list[Verdict] = [
         paper(defender, images, labels, progress=True),
         adaptive(
@@ -212,11 +217,12 @@ def table(rows: list[dict[str, Any]], dataset: str) -> str:
     """Ours beside the paper's numbers, and what an adaptive attacker leaves of them."""
     lines = [
         f"Accuracy in percent, {dataset}, eps = 0.1; in brackets the paper's numbers. "
-        "Left by the paper's protocol, right the worst case of the adaptive one.",
+        "Left by the paper's protocol, right the worst case of the adaptive one. *By chance*: the "
+        "worst case of as many judgements of the images as they are: luck alone.",
         "",
-        "| method | clean | " + " | ".join(ATTACKS) + " | worst of these | **adaptive: clean** | "
-        "**EOT-PGD** | **worst case** | masked |",
-        "|" + "---|" * (len(ATTACKS) + 7),
+        "| method | clean | " + " | ".join(ATTACKS) + " | worst of these | by chance | "
+        "**adaptive: clean** | **EOT-PGD** | **worst case** | by chance | masked |",
+        "|" + "---|" * (len(ATTACKS) + 9),
     ]
     for method in METHODS:
         own = {row["protocol"]: row for row in rows if row["method"] == method}
@@ -233,8 +239,10 @@ def table(rows: list[dict[str, Any]], dataset: str) -> str:
         masked = "; ".join(
             f"{name}: {', '.join(row['masked'])}" for name, row in own.items() if row["masked"]
         )
-        cells += [f"{own['paper']['worst']:.1f}", f"{strict['clean']:.1f}", f"{best:.1f}"]
-        cells += [f"{strict['worst']:.1f}", masked or "no"]
+        cells += [f"{own['paper'][key]:.1f}" for key in ("worst", "worst_by_chance")]
+        cells += [f"{strict['clean']:.1f}", f"{best:.1f}"]
+        cells += [f"{strict[key]:.1f}" for key in ("worst", "worst_by_chance")]
+        cells.append(masked or "no")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -16,6 +16,7 @@ radii within which nothing changes a decision.
 from .adversarial import AdversarialExpand
 from .attacks import paper_attacks
 from .certify import Certificate, Sensitivity, certify_noise, certify_smoothing, sensitivity
+from .chance import worst_by_chance
 from .classifier import NoisyClassifier, reset_states
 from .defender import Defender
 from .eot import EOTPGD
@@ -43,4 +44,5 @@ __all__ = [
     "paper_attacks",
     "reset_states",
     "sensitivity",
+    "worst_by_chance",
 ]

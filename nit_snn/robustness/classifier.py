@@ -137,6 +137,7 @@ class NoisyClassifier(nn.Module):
         if surrogate is not None:
             _check_surrogate(net, surrogate)
         self.net = net
+        self.training = net.training  # attack libraries put the net back to what this says
         self.draws = draws
         self.noise = noise
         self.gradient = gradient

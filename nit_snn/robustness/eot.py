@@ -107,11 +107,14 @@ class EOTPGD:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, as attack libraries have it, and every module back at the end."""
-    training = [m for m in model.modules() if m.training]
+    """The model in eval mode, as attack libraries have it, and every module back at the end.
+
+    Back from train mode, too: torchattacks puts a whole model there if its outermost module was.
+    """
+    training = {m: m.training for m in model.modules()}
     try:
         model.eval()
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in training.items():
+            module.training = mode

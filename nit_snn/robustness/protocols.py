@@ -11,8 +11,9 @@ from tqdm import tqdm
 from ..auditing.surrogates import rectangle
 from ..neurons.base import noisy_neurons
 from .attacks import Attack, apgd, paper_attacks, square
+from .chance import worst_by_chance
 from .defender import Defender
-from .eot import EOTPGD
+from .eot import EOTPGD, evaluating
 from .gradients import gradients
 from .nattack import NAttack
 from .verdict import Verdict, started
@@ -65,8 +66,10 @@ def paper(
     attacks = paper_attacks(
         model, eps=eps, alpha=alpha, steps=steps, iterations=iterations, samples=samples
     )
-    for name, attack in tqdm(attacks.items(), desc="paper", leave=False, disable=not progress):
-        verdict.add(name, judge.right(attacked(attack, images, labels, eps), labels))
+    with evaluating(defender.net):
+        for name, attack in tqdm(attacks.items(), desc="paper", leave=False, disable=not progress):
+            verdict.add(name, judge.right(attacked(attack, images, labels, eps), labels))
+    verdict.worst_by_chance = worst_by_chance(judge, images, labels, 1 + len(verdict.attacks))
     return verdict
 
 
@@ -150,7 +153,9 @@ def adaptive(
         bar.update()
 
     ways = gradients(defender)
-    with tqdm(total=len(ways) + 11 + (twin is not None), leave=False, disable=not progress) as bar:
+    total = len(ways) + 11 + (twin is not None)
+    bar = tqdm(total=total, leave=False, disable=not progress)
+    with bar, evaluating(defender.net):
         for name in ways:
             judge(f"EOT-PGD, {name}", pgd(model(name)))
         best = min(ways, key=lambda name: verdict.attacks[f"EOT-PGD, {name}"])
@@ -168,6 +173,7 @@ def adaptive(
             judge(f"APGD-{loss.upper()}", attack, survivors=True)
         for name, attack in black_box(defender, settings).items():
             judge(name, attack, survivors=True)
+    verdict.worst_by_chance = worst_by_chance(defender, images, labels, 1 + len(verdict.attacks))
     return verdict
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..auditing.surrogates import rectangle
 from .attacks import paper_attacks
 from .defender import Defender
-from .eot import EOTPGD
+from .eot import EOTPGD, evaluating
 from .gradients import gradients
 from .protocols import attacked, black_box
 from .verdict import Verdict, percent
@@ -67,7 +67,8 @@ def check(
         return percent(judge.right(attacked(made, images, labels, eps), labels))
 
     steps, draws = settings["steps"], settings["draws"]
-    with tqdm(total=len(epsilons) + 6, desc="sanity", leave=False, disable=not progress) as bar:
+    bar = tqdm(total=len(epsilons) + 6, desc="sanity", leave=False, disable=not progress)
+    with bar, evaluating(defender.net):
         curve = {0.0: percent(judge.right(images, labels))}
         curve |= {eps: accuracy(eps, steps, draws) for eps in epsilons}
         values = list(curve.values())

@@ -18,6 +18,7 @@ class Verdict:
         clean: Accuracy on the images as they are.
         attacks: Accuracy under each attack alone.
         worst: Accuracy under the worst of them, image by image.
+        worst_by_chance: What the worst case of as many judgements is on images as they are.
         robust: Which images are told right as they are, and under every attack.
         settings: What was used.
         checks: What the sanity checks found; see `nit_snn.robustness.sanity`.
@@ -27,6 +28,7 @@ class Verdict:
     clean: float
     attacks: dict[str, float] = field(default_factory=dict)
     worst: float = 0.0
+    worst_by_chance: float = 0.0
     robust: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     settings: dict[str, Any] = field(default_factory=dict)
     checks: dict[str, Any] = field(default_factory=dict)
@@ -50,6 +52,7 @@ class Verdict:
             "clean": self.clean,
             "attacks": self.attacks,
             "worst": self.worst,
+            "worst_by_chance": self.worst_by_chance,
             "masked": self.masked,
             "checks": self.checks,
             "settings": self.settings,
