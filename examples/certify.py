@@ -34,8 +34,8 @@ from nit_snn.robustness import (
     sensitivity,
 )
 
-RADII = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.25, 1.5]
-RADII_LINF = [0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
+RADII = [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0]
+RADII_LINF = [0.0, 0.001, 0.002, 0.003, 0.005, 0.01, 0.1]
 
 
 def row(name: str, found: Certificate, labels: torch.Tensor, radii: list[float]) -> dict[str, Any]:
