@@ -13,7 +13,7 @@ believed. `AdversarialExpand` trains against attacks. `certify_noise` and `certi
 radii within which nothing changes a decision.
 """
 
-from .adversarial import AdversarialExpand
+from .adversarial import AdversarialExpand, loss_of_mean, trades
 from .attacks import paper_attacks
 from .certify import Certificate, Sensitivity, certify_noise, certify_smoothing, sensitivity
 from .chance import worst_by_chance
@@ -40,9 +40,11 @@ __all__ = [
     "certify_smoothing",
     "check",
     "gradients",
+    "loss_of_mean",
     "paper",
     "paper_attacks",
     "reset_states",
     "sensitivity",
+    "trades",
     "worst_by_chance",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,25 +16,29 @@ from .eot import evaluating
 class AdversarialExpand:
     """Takes the place of `learner.expand`: the replicas of attacked images (Madry et al. 2018).
 
-    `min_theta E max_{|d| <= eps} E L(x + d)`: the inner maximum by a few steps of projected
-    gradient ascent from a random point of the ball, along the sign of the likelihood ratio's
-    gradient of the expected loss in the images, averaged over draws; the outer minimum by the
-    learner. Both are forward passes and scores: nothing is differentiated through a spike.
+    `min_theta E max_{|d| <= eps} L(x + d)`, the infinity norm bounding d: the inner maximum by a
+    few steps of projected gradient ascent from a random point of the ball,
 
-    The learner is not disturbed: call this before `learner.record()`, or inside it with
-    images that `attack` gave before.
+        x <- P(x + alpha sign dL/dx),
+
+    P the projection on the ball and on the bounds, L the cross-entropy of the mean logits over
+    draws, and its gradient that of the likelihood ratio (see `NoisyClassifier`); the outer minimum
+    by the learner. Both are forward passes and scores: nothing is differentiated through a spike.
+
+    Random starts and noise come from torch's global generator, so that `torch.manual_seed`
+    repeats them. The learner's own noise, its count of passes and all `.grad` are left alone;
+    the neurons are reset. The network is attacked in eval mode, and is put back afterwards.
 
     Args:
         learner: Whose network is attacked; its noise levels are used as they are.
-        eps: Radius of the ball, in units of the images; may be set between batches, so that it
-            can grow over the first epochs.
+        eps: Radius of the ball, in units of the images. The attribute may be set between batches,
+            so that it can grow over the first epochs.
         steps: Inner steps.
         draws: Draws of the noise in each inner gradient, at least 2.
         alpha: Step size over eps; None for 1.5 / steps, or 1.25 for one step.
         bounds: What images lie between.
-        loss: From logits (N, K) and labels (N,) to losses (N,), which the attack raises.
-        **options: Of `NoisyClassifier`: `encode`, `readout`, `dim`, `conditional`, `control`. The
-            last two are "pathwise" and "time" if not given.
+        **options: Of `NoisyClassifier`: `encode`, `readout`, `dim`, `average`, `conditional`,
+            `control`. The last two are "pathwise" and "time" if not given.
 
     Raises:
         ValueError: A number is out of range.
@@ -64,51 +67,130 @@ class AdversarialExpand:
         draws: int = 4,
         alpha: float | None = None,
         bounds: tuple[float, float] = (0.0, 1.0),
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         **options: Any,
     ) -> None:
-        if eps < 0 or steps < 1:
-            raise ValueError(f"eps must not be negative, steps positive; got {eps} and {steps}.")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}.")
         if alpha is not None and alpha <= 0:
             raise ValueError(f"alpha must be positive, got {alpha}.")
+        if not bounds[0] < bounds[1]:
+            raise ValueError(f"bounds must be (low, high) with low < high, got {bounds}.")
         self.learner = learner
         self.eps = eps
         self.steps = steps
         self.alpha = alpha
         self.bounds = bounds
-        self.loss = loss
         options = {"conditional": "pathwise", "control": "time", **options}
         self.classifier = NoisyClassifier(learner.net, draws=draws, gradient="lr", **options)
 
+    @property
+    def eps(self) -> float:
+        """Radius of the ball; it can be set at any time."""
+        return self._eps
+
+    @eps.setter
+    def eps(self, eps: float) -> None:
+        if not eps >= 0:
+            raise ValueError(f"eps must not be negative, got {eps}.")
+        self._eps = eps
+
     def __call__(self, images: Tensor, labels: Tensor) -> Any:
-        """Attacked images and labels, expanded as by `learner.expand`.
+        """Attacked images and labels, expanded as by `learner.expand`, for `learner.record()`.
 
         Args:
-            images: (B, \\*), as the network takes them.
+            images: (B, \\*), within the bounds; before `encode` if there is one, as are the
+                attacked ones.
             labels: (B,).
 
         Returns:
             (C * B, \\*) and (C * B,).
+
+        Raises:
+            ValueError: Images lie outside the bounds.
+            RecordingError: It is called inside `learner.record()`.
         """
         return self.learner.expand(self.attack(images, labels), labels)
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Images (B, \\*) within eps of those given and within the bounds; labels (B,)."""
-        low = (images - self.eps).clamp(*self.bounds)
-        high = (images + self.eps).clamp(*self.bounds)
+        """Images (B, \\*) within eps of those given and within the bounds; see `__call__`."""
+        images = images.detach()
+        low, high = self.bounds
+        if images.numel() and not (images.min() >= low and images.max() <= high):
+            raise ValueError(
+                f"Images must lie within bounds={self.bounds}, got values from "
+                f"{images.min():g} to {images.max():g}. Normalise in the network or in encode=..."
+            )
+        lowest, highest = (images - self.eps).clamp(min=low), (images + self.eps).clamp(max=high)
         factor = self.alpha or (1.25 if self.steps == 1 else 1.5 / self.steps)
-        found = low + (high - low) * torch.rand_like(images)
+        found = lowest + (highest - lowest) * torch.rand_like(images)
         with evaluating(self.learner.net):
             for _ in range(self.steps):
-                leaf = found.detach().requires_grad_()
+                leaf = found.requires_grad_()
                 with torch.enable_grad():
-                    logits = self.classifier(leaf)
-                    losses = (
-                        F.cross_entropy(logits, labels, reduction="none")
-                        if self.loss is None
-                        else self.loss(logits, labels)
-                    )
-                (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-                moved = found + factor * self.eps * gradient.sign()
-                found = torch.maximum(torch.minimum(moved, high), low)
-        return found.detach()
+                    loss = F.cross_entropy(self.classifier(leaf), labels, reduction="sum")
+                (gradient,) = torch.autograd.grad(loss, leaf)
+                moved = found.detach() + factor * self.eps * gradient.sign()
+                found = torch.maximum(torch.minimum(moved, highest), lowest)
+        return found
+
+
+def trades(clean: Tensor, attacked: Tensor, labels: Tensor, beta: float = 6.0) -> Tensor:
+    """TRADES' loss of each row (Zhang et al. 2019): `CE(f(x), y) + beta KL(f(x) || f(x'))`.
+
+    For a learner both passes belong inside `record()`, each from reset neurons. The noise of each
+    is independent, so that the mean over replicas of the divergence bounds that of the mean
+    outputs from above.
+
+    Args:
+        clean: Logits of the images as they are, (N, K).
+        attacked: Logits of the attacked images, (N, K).
+        labels: (N,).
+        beta: Weight of the second term.
+
+    Returns:
+        (N,).
+
+    Example:
+        >>> import torch
+        >>> logits, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+        >>> trades(logits, logits, labels, beta=6.0)          # no attack, no divergence
+        tensor([0.1269])
+    """
+    p, q = clean.log_softmax(-1), attacked.log_softmax(-1)
+    divergence = (p.exp() * (p - q)).sum(-1)
+    return F.nll_loss(p, labels, reduction="none") + beta * divergence
+
+
+def loss_of_mean(logits: Tensor, labels: Tensor, replicas: int) -> Tensor:
+    """Losses by which a learner lowers the cross-entropy of the mean logits over replicas.
+
+    A `Defender` decides by the mean of many draws; the mean loss of single draws punishes their
+    spread as well, which that mean does not have. Of replica c with logits f_c, and F their mean,
+    the loss is
+
+        CE(F, y) + <g, f_c - F>,    g = dCE/dF, held constant,
+
+    whose mean over replicas is CE(F, y), and which differs between them by what each adds to F. As
+    in `NoisyClassifier`, F is a mean of C draws, and the gradient has a bias of order 1 / C. By
+    autograd it is exactly that of CE(F, y).
+
+    Args:
+        logits: (C * B, K), replica-major, as from `learner.expand`.
+        labels: (C * B,).
+        replicas: C.
+
+    Returns:
+        (C * B,).
+
+    Example:
+        >>> import torch
+        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])
+        >>> loss_of_mean(logits, labels, replicas=2)     # of one image, whose mean is undecided
+        tensor([-0.3069,  1.6931])
+    """
+    each = logits.unflatten(0, (replicas, -1))
+    mean = each.detach().mean(0)
+    own = labels[: len(mean)]
+    slope = mean.softmax(-1) - F.one_hot(own, mean.shape[-1])
+    losses = F.cross_entropy(mean, own, reduction="none") + (slope * (each - mean)).sum(-1)
+    return losses.flatten()

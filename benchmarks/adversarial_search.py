@@ -1,0 +1,134 @@
+"""Settings of adversarial training, tried one by one on validation images.
+
+    python benchmarks/adversarial_search.py --data-dir data
+
+784-50-10 on MNIST, eps = 0.1, by all methods of `examples/adversarial_training.py`. Every trial
+changes the first one of its method in the way that its name tells. Writes --output, and a table
+beside it, after each trial; with --resume it leaves out what that holds already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+import training
+from adversarial_training import EPS, Run, Setting, described, validated, write
+
+from nit_snn import keep_freed_memory
+from nit_snn.datasets import load, split
+
+NIT = Setting("NIT", epochs=3)
+STBP = Setting("STBP-N", epochs=3, lr=1e-2, draws=1, replicas=1)
+RELU = Setting("ReLU", epochs=10, inner=7, warmup=0.0)
+TRIALS: dict[str, Setting] = {
+    "NIT": NIT,
+    "NIT, 2 draws and replicas": replace(NIT, draws=2, replicas=2),
+    "NIT, 8 draws": replace(NIT, draws=8),
+    "NIT, 8 replicas": replace(NIT, replicas=8),
+    "NIT, 1 inner step": replace(NIT, inner=1),
+    "NIT, TRADES with beta 3": replace(NIT, beta=3.0),
+    "NIT, rate 0.01": replace(NIT, lr=1e-2),
+    "NIT, rate 0.02": replace(NIT, lr=2e-2),
+    "NIT, rate 0.01, loss of the mean": replace(NIT, lr=1e-2, of_mean=True),
+    "STBP-N": STBP,
+    "STBP-N, FGSM": replace(STBP, inner=1),
+    "STBP-N, 4 draws and replicas, loss of the mean": replace(
+        STBP, draws=4, replicas=4, of_mean=True
+    ),
+    "ReLU": RELU,
+    "ReLU, rate 0.001": replace(RELU, lr=1e-3),
+    "ReLU, growing eps": replace(RELU, warmup=3.0),
+    "ReLU, growing eps, weights averaged": replace(RELU, warmup=3.0, ema=0.999),
+    "ReLU, growing eps, TRADES with beta 3": replace(RELU, warmup=3.0, beta=3.0),
+    "ReLU, growing eps, rate 0.01": replace(RELU, warmup=3.0, lr=1e-2),
+}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The trials as a table, the best of each method first."""
+    lines = [
+        "# Settings of adversarial training, tried",
+        "",
+        f"784-{results['hidden']}-10 on {results['dataset']}, eps = {EPS}: accuracy in percent on "
+        f"{results['images']} validation images, clean and the worst of EOT-PGD (40 steps, 20 "
+        "draws) by the likelihood ratio and by the noise's density; of PGD for ReLU. Seconds are "
+        f"the processor's, for the whole training. By `{results['command']}`.",
+        "",
+        "| trial | epochs | seconds | clean | worst |",
+        "|---|---|---|---|---|",
+    ]
+    methods = list(dict.fromkeys(row["setting"]["method"] for row in results["rows"]))
+    ordered = sorted(
+        results["rows"],
+        key=lambda r: (methods.index(r["setting"]["method"]), -r["validation"]["worst"]),
+    )
+    for row in ordered:
+        found = row["validation"]
+        lines.append(
+            f"| {row['name']} | {row['setting']['epochs']} | {row['cpu_seconds']:.0f} | "
+            f"{found['clean']:.1f} | {found['worst']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data-dir", help="full data in torchvision's layout; else $NIT_SNN_DATA or the subset")
+    add("--images", type=int, default=1000, help="validation images attacked")
+    add("--trials", nargs="+", help="only those whose names begin like this")
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, default=Path("docs/results/adversarial_search.json"))
+    add("--resume", action="store_true")
+    args = parser.parse_args()
+    training.skip_denormals()
+    keep_freed_memory()
+    splits = split(*load("mnist", args.data_dir), seed=args.seed)
+    rows: list[dict[str, Any]] = []
+    if args.resume and args.output.exists():
+        rows = json.loads(args.output.read_text())["rows"]
+    for name, setting in TRIALS.items():
+        if any(row["name"] == name for row in rows) or (
+            args.trials and not name.startswith(tuple(args.trials))
+        ):
+            continue
+        run = Run(setting, 50, args.seed)
+        started = time.process_time()
+        run.train(splits)
+        seconds = time.process_time() - started
+        torch.manual_seed(args.seed)
+        found = validated(run.net, splits, args.images)
+        rows.append(
+            {"name": name, "cpu_seconds": seconds, "validation": found, "setting": asdict(setting)}
+        )
+        shown = ", ".join(f"{k} {v:.1f}" for k, v in found.items())
+        print(f"{name}: {seconds:.0f} s; {shown}", flush=True)
+        put(rows, args)
+    put(rows, args)  # of a run that had nothing left to do, too
+
+
+def put(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Writes the trials so far, and their table."""
+    results = {
+        **described("mnist", args.seed),
+        "hidden": 50,
+        "images": args.images,
+        "rows": rows,
+    }
+    write(args.output, json.dumps(results, indent=1) + "\n")
+    write(args.output.with_suffix(".md"), table(results))
+
+
+if __name__ == "__main__":
+    main()

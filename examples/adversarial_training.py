@@ -1,0 +1,418 @@
+"""Networks trained against attacks, each judged by the worst of many attacks, image by image.
+
+    python examples/adversarial_training.py --dataset mnist --hidden 50 --data-dir data
+
+Adversarial training (Madry et al. 2018) of one hidden layer in three ways, each with the settings
+that `benchmarks/adversarial_search.py` found best for it on validation images:
+
+- NIT: a noisy spiking network; the attacked images and the weights' gradient both by the
+  likelihood ratio, with no surrogate and nothing carried back through time;
+- STBP-N: the same noisy network, both by a surrogate and backpropagation through time;
+- ReLU: an ordinary network of the same size, both by backpropagation.
+
+The finished networks meet the adaptive protocol (`nit_snn.robustness.adaptive`) on test images;
+the noisy ones decide by the mean of `--decision-draws` draws of their noise. Writes
+adversarial_<dataset>_<hidden>.json to --output, checkpoints to --work; --resume goes on from these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import training
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nit_snn import NITLearner, keep_freed_memory, swap_neurons
+from nit_snn.auditing import noise_density
+from nit_snn.datasets import NAMES, Splits, load, split
+from nit_snn.robustness import (
+    EOTPGD,
+    AdversarialExpand,
+    Defender,
+    NoisyClassifier,
+    adaptive,
+    loss_of_mean,
+    trades,
+)
+
+EPS = 0.1
+TIME = {"conditional": "pathwise", "control": "time"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network is trained.
+
+    Attributes:
+        method: "NIT", "STBP-N" or "ReLU".
+        epochs: How often it sees every image.
+        batch_size: Images in a batch.
+        lr: Adam's, rising over 200 batches and then falling to 0 in a straight line.
+        weight_decay: AdamW's.
+        eps: Radius of the ball that training attacks in.
+        warmup: Epochs over which this grows from 0.
+        inner: Steps of the attack on each batch.
+        draws: Draws of the noise in each of its gradients.
+        replicas: Draws of the noise in the weights' gradient.
+        sigma: Noise level of the hidden neurons.
+        learn_sigma: NIT: learn one for each neuron.
+        density: STBP-N: the noise's density as surrogate; else a sigmoid of slope 4.
+        steps: T.
+        scale: What the mean over time of the readout is multiplied by.
+        beta: Weight of TRADES' term; None trains on attacked images alone.
+        of_mean: The loss of the mean logits over replicas, which is what decides; else the mean
+            loss of single draws.
+        ema: Decay per batch of the average of the weights that is kept; 0 keeps the last ones.
+    """
+
+    method: str
+    epochs: int = 4
+    batch_size: int = 128
+    lr: float = 4e-3
+    weight_decay: float = 0.0
+    eps: float = EPS
+    warmup: float = 1.0
+    inner: int = 3
+    draws: int = 4
+    replicas: int = 4
+    sigma: float = 0.5
+    learn_sigma: bool = False
+    density: bool = True
+    steps: int = 8
+    scale: float = 2.0
+    beta: float | None = None
+    of_mean: bool = False
+    ema: float = 0.0
+
+
+SETTINGS = {
+    "NIT": Setting("NIT", epochs=30, lr=1e-2, warmup=3.0, of_mean=True),
+    "ReLU": Setting("ReLU", epochs=30, lr=1e-2, warmup=3.0, inner=7),
+    "STBP-N": Setting("STBP-N", epochs=14, lr=1e-2, warmup=3.0, of_mean=True),
+}
+
+
+class Spiking(nn.Module):
+    """784-hidden-10: one layer of LIF neurons that see the same image for T steps."""
+
+    def __init__(self, hidden: int, setting: Setting) -> None:
+        super().__init__()
+        self.steps, self.scale = setting.steps, setting.scale
+        self.fc1, self.fc2 = layer.Linear(784, hidden), layer.Linear(hidden, 10)
+        spike = noise_density(setting.sigma) if setting.density else surrogate.Sigmoid(alpha=4.0)
+        self.lif = neuron.LIFNode(tau=2.0, decay_input=False, v_reset=0.0, surrogate_function=spike)
+        functional.set_step_mode(self, "m")
+        swap_neurons(self, sigma=setting.sigma)
+
+    def forward(self, images: Tensor) -> Tensor:
+        functional.reset_net(self)
+        x = images.flatten(1)
+        spikes = self.lif(self.fc1(x.expand(self.steps, *x.shape)))
+        return self.scale * self.fc2(spikes).mean(0)
+
+
+def relu(hidden: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+
+
+class Run:
+    """One network and its way of being trained.
+
+    Args:
+        setting: What it is.
+        hidden: Number of hidden neurons.
+        seed: Of weights, order of the images, attacks and noise.
+    """
+
+    def __init__(self, setting: Setting, hidden: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.setting, self.hidden, self.seed = setting, hidden, seed
+        noisy = setting.method != "ReLU"
+        self.net: nn.Module = Spiking(hidden, setting) if noisy else relu(hidden)
+        self.learner: NITLearner | None = None
+        self.expand: AdversarialExpand | None = None
+        if setting.method == "NIT":
+            self.learner = NITLearner(
+                self.net,
+                replicas=setting.replicas,
+                noise="table",
+                learn_sigma=setting.learn_sigma,
+                sigma_bounds=(0.1, 2.0),
+                seed=seed,
+                **TIME,
+            )
+            self.expand = AdversarialExpand(self.learner, steps=setting.inner, draws=setting.draws)
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(),
+            lr=setting.lr,
+            betas=(0.9, 0.99),
+            weight_decay=setting.weight_decay,
+            fused=True,
+        )
+        self.average = copy.deepcopy(self.net.state_dict())
+        self.made = 0
+        self.history: list[dict[str, float]] = []
+
+    def train(self, splits: Splits, checkpoint: Path | None = None, resume: bool = False) -> None:
+        """Trains for the epochs that are still missing, and takes the average of the weights."""
+        images, labels = splits.train.tensors
+        size = self.setting.batch_size
+        batches = len(labels) // size
+        if resume and checkpoint is not None and checkpoint.exists():
+            self._load(checkpoint)
+        for epoch in range(len(self.history), self.setting.epochs):
+            torch.manual_seed(self.seed + 1000 * (epoch + 1))
+            started, total = time.perf_counter(), 0.0
+            order = torch.randperm(len(labels))[: batches * size].split(size)
+            for rows in tqdm(order, desc=f"{self.setting.method} {epoch + 1}", leave=False):
+                total += self.step(images[rows], labels[rows], batches)
+            self.history.append(
+                {
+                    "epoch": epoch + 1,
+                    "train_loss": total / batches,
+                    "seconds": time.perf_counter() - started,
+                    "validation": training.accuracy(self.net, splits.validation),
+                }
+            )
+            if checkpoint is not None:
+                self._save(checkpoint)
+        if self.learner is not None:
+            self.learner.close()
+        if self.setting.ema:
+            self.net.load_state_dict(self.average)
+
+    def step(self, x: Tensor, y: Tensor, batches: int) -> float:
+        """One update on a batch; returns the mean loss."""
+        setting = self.setting
+        warm = min(1.0, (self.made + 1) / max(1.0, setting.warmup * batches))
+        rising = min(1.0, (self.made + 1) / 200)
+        falling = 1 - self.made / (setting.epochs * batches)
+        self.optimizer.param_groups[0]["lr"] = setting.lr * rising * falling
+        attacked = self.attack(x, y, warm * setting.eps)
+        self.optimizer.zero_grad()
+        if self.learner is not None:
+            with self.learner.record():
+                losses = self.losses(*self.learner.expand(x, attacked, y))
+            loss = self.learner.backward(losses)
+        else:
+            copies = setting.replicas if setting.method == "STBP-N" else 1
+            loss = self.losses(*(t.repeat(copies, *[1] * (t.dim() - 1)) for t in (x, attacked, y)))
+            loss = loss.mean()
+            loss.backward()
+        self.optimizer.step()
+        self.made += 1
+        if setting.ema:
+            decay = min(setting.ema, self.made / (self.made + 9))
+            for name, value in self.net.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].lerp_(value, 1 - decay)
+        return loss.item()
+
+    def losses(self, x: Tensor, attacked: Tensor, y: Tensor) -> Tensor:
+        """(rows,)."""
+        if self.setting.of_mean:
+            return loss_of_mean(self.net(attacked), y, self.setting.replicas)
+        if self.setting.beta is None:
+            return F.cross_entropy(self.net(attacked), y, reduction="none")
+        return trades(self.net(x), self.net(attacked), y, self.setting.beta)
+
+    def attack(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        """Attacked images of a batch, by the method's own gradient."""
+        if self.expand is not None:
+            self.expand.eps = eps
+            return self.expand.attack(x, y)
+        model: nn.Module = self.net
+        if self.setting.method == "STBP-N":
+            model = NoisyClassifier(self.net, draws=self.setting.draws)
+        return pgd(model, x, y, eps, self.setting.inner)
+
+    def _save(self, path: Path) -> None:
+        state = {
+            "net": self.net.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "learner": self.learner.state_dict() if self.learner else None,
+            "made": self.made,
+            "history": self.history,
+            "settings": self._settings(),
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(path)  # a run that is killed here keeps the old checkpoint
+
+    def _load(self, path: Path) -> None:
+        state = torch.load(path)
+        if state["settings"] != self._settings():
+            raise SystemExit(
+                f"{path} was made with other settings: {state['settings']}; "
+                f"now: {self._settings()}. Resume with the same, or start anew."
+            )
+        self.net.load_state_dict(state["net"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.learner is not None:
+            self.learner.load_state_dict(state["learner"])
+        self.made, self.history = state["made"], state["history"]
+
+    def _settings(self) -> dict[str, Any]:
+        return {**asdict(self.setting), "hidden": self.hidden, "seed": self.seed}
+
+
+def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Tensor:
+    """Attacked images as `AdversarialExpand.attack` makes them, by autograd through the model."""
+    low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
+    alpha = eps * (1.25 if steps == 1 else 1.5 / steps)
+    found = low + (high - low) * torch.rand_like(x)
+    for _ in range(steps):
+        leaf = found.detach().requires_grad_()
+        loss = F.cross_entropy(model(leaf), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        found = torch.maximum(torch.minimum(found + alpha * gradient.sign(), high), low)
+    return found.detach()
+
+
+def validated(
+    net: nn.Module, splits: Splits, images: int = 1000, steps: int = 40, draws: int = 20
+) -> dict[str, float]:
+    """Accuracy in percent on validation images, clean and under EOT-PGD.
+
+    By the likelihood ratio and by the noise's density, or by autograd in a network without noise.
+    """
+    x, y = (t[:images] for t in splits.validation.tensors)
+    noisy = isinstance(net, Spiking)
+    defender = Defender(net, draws=100 if noisy else 1)
+    ways: dict[str, dict[str, Any]] = {"PGD": {}}
+    if noisy:
+        ways = {"LR": {"gradient": "lr", **TIME}}
+        ways["density"] = {"surrogate": {"lif": noise_density(net.lif.sigma.detach())}}
+    alive = defender.right(x, y)
+    found = {"clean": 100 * alive.float().mean().item()}
+    for name, way in ways.items():
+        model = defender.classifier(draws=draws if noisy else 1, **way)
+        attack = EOTPGD(model, eps=EPS, steps=steps, draws=1, restarts=1, judgements=1)
+        right = defender.right(attack(x, y), y)
+        found[name] = 100 * right.float().mean().item()
+        alive &= right
+    return {**found, "worst": 100 * alive.float().mean().item()}
+
+
+def described(dataset: str, seed: int) -> dict[str, Any]:
+    """What it takes to get the numbers of a file again."""
+    return {
+        "dataset": dataset,
+        "command": " ".join(["python", *sys.argv]),
+        "seed": seed,
+        "versions": training.installed("nit-snn", "torch", "spikingjelly", "torchattacks"),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {training.processor()}, "
+        f"{torch.get_num_threads()} threads",
+    }
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", choices=NAMES, default="mnist")
+    add("--hidden", type=int, default=50, help="hidden neurons")
+    add("--data-dir", help="full data in torchvision's layout; else $NIT_SNN_DATA or the subset")
+    add("--download", action="store_true", help="download the full data if it is missing")
+    add("--methods", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    add("--epochs", type=int, help="of the noisy networks; ReLU gets three times as many")
+    add("--images", type=int, default=1000, help="test images attacked")
+    add("--decision-draws", type=int, default=100, help="draws that a noisy network decides by")
+    add("--attack-draws", type=int, default=20, help="draws in each gradient of an attack")
+    add("--attack-steps", type=int, default=40, help="steps of EOT-PGD")
+    add("--apgd-steps", type=int, default=50)
+    add("--queries", type=int, default=1000, help="of Square, for each image")
+    add("--seed", type=int, default=0)
+    add("--work", type=Path, default=Path("runs/adversarial"), help="where checkpoints go")
+    add("--output", type=Path, default=Path("docs/results"), help="where the results go")
+    add("--resume", action="store_true", help="go on from --work, with the same options")
+    return parser.parse_args()
+
+
+def judged(method: str, run: Run, splits: Splits, args: argparse.Namespace) -> dict[str, Any]:
+    """The row of the results' table."""
+    path = args.work / f"{args.dataset}_{args.hidden}_{method}.json"
+    if args.resume and path.exists():
+        row: dict[str, Any] = json.loads(path.read_text())
+        return row
+    torch.manual_seed(args.seed)
+    images, labels = (t[: args.images] for t in splits.test.tensors)
+    defender = Defender(run.net, draws=1 if method == "ReLU" else args.decision_draws)
+    verdict = adaptive(
+        defender,
+        images,
+        labels,
+        eps=EPS,
+        steps=args.attack_steps,
+        draws=args.attack_draws,
+        apgd_steps=args.apgd_steps,
+        queries=args.queries,
+        seed=args.seed,
+        progress=True,
+    )
+    told = {k: v for k, v in verdict.row(method).items() if k not in ("masked", "checks")}
+    row = {
+        **told,  # without the sanity checks, which are not made here
+        "training": asdict(run.setting),
+        "history": run.history,
+    }
+    write(path, json.dumps(row))
+    return row
+
+
+def write(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def main() -> None:
+    args = arguments()
+    training.skip_denormals()
+    keep_freed_memory()
+    args.work.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
+    splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
+    rows = []
+    for method in args.methods:
+        setting = SETTINGS[method]
+        if args.epochs is not None:
+            epochs = args.epochs * (3 if method == "ReLU" else 1)
+            setting = replace(setting, epochs=epochs)
+        run = Run(setting, args.hidden, args.seed)
+        checkpoint = args.work / f"{args.dataset}_{args.hidden}_{method}.pt"
+        run.train(splits, checkpoint, args.resume)
+        rows.append(judged(method, run, splits, args))
+        results = {
+            **described(args.dataset, args.seed),
+            "hidden": args.hidden,
+            "images": len(splits.test.tensors[0][: args.images]),
+            "eps": EPS,
+            "rows": rows,
+        }
+        path = args.output / f"adversarial_{args.dataset}_{args.hidden}.json"
+        write(path, json.dumps(results, indent=1) + "\n")
+    print(f"\n{'method':<8}{'clean':>8}{'worst':>8}  eps = {EPS}, {results['images']} test images")
+    for row in rows:
+        print(f"{row['method']:<8}{row['clean']:>8.1f}{row['worst']:>8.1f}")
+
+
+if __name__ == "__main__":
+    main()
