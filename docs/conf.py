@@ -63,7 +63,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|npt|nn|snn|snntorch|spikingjelly|matplotlib|collections|os)\b.*"),
     (r"py:.*", r"nit_snn\.(rules\.Ruled|kernels\..*)"),
     (r"py:.*", r"(Any|Tensor|Figure|Axes|Path|Iterator|Callable|Mapping|nn\..*|pathlib\..*)"),
-    (r"py:.*", r"(optional|scalar|NDArray|uint8|_.*|typing\..*)"),
+    (r"py:.*", r"(optional|scalar|Rows|dict\[str.*|NDArray|uint8|_.*|typing\..*)"),
 ]
 
 

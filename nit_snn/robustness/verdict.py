@@ -35,7 +35,7 @@ class Verdict:
 
     @property
     def masked(self) -> list[str]:
-        """Names of the sanity checks that failed: the accuracies are not to be believed then."""
+        """The sanity checks that failed, by name; the accuracies are not to be believed then."""
         return [name for name, check in self.checks.items() if not check["passed"]]
 
     def add(self, name: str, right: Tensor) -> None:
