@@ -12,6 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
+#: What docs/robustness.md shows; the others are accuracies, in the README's table.
+ROBUSTNESS = re.compile(r"(fashion-)?mnist|(adversarial|certified|masking)_.*")
+ACCURACIES = [p for p in RESULTS if not ROBUSTNESS.fullmatch(p.stem)]
 README = (ROOT / "README.md").read_text()
 COLUMNS = ("test", "test_mean_of_16_draws", "test_noise_off")
 
@@ -29,7 +32,7 @@ def table() -> dict[tuple[str, str], list[str]]:
     return found
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=[p.stem for p in RESULTS])
+@pytest.mark.parametrize("path", ACCURACIES, ids=[p.stem for p in ACCURACIES])
 def test_table_shows_every_result_as_it_was_measured(path: Path) -> None:
     shown = table()
     results: dict[str, Any] = json.loads(path.read_text())
@@ -39,14 +42,14 @@ def test_table_shows_every_result_as_it_was_measured(path: Path) -> None:
 
 
 def test_table_shows_nothing_else() -> None:
-    names = {p.name for p in RESULTS}
-    assert RESULTS and {file for file, _ in table()} == names
+    names = {p.name for p in ACCURACIES}
+    assert names and {file for file, _ in table()} == names
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=[p.stem for p in RESULTS])
 def test_results_say_how_to_get_them_again(path: Path) -> None:
     results = json.loads(path.read_text())
-    assert results["command"].startswith("python examples/")
+    assert re.match(r"python (examples|benchmarks)/", results["command"])
     assert {"seed", "versions", "machine", "images", "dataset"} <= set(results)
     script = ROOT / results["command"].split()[1]
     assert script.exists()
@@ -201,3 +204,37 @@ def test_code_of_the_readme_runs() -> None:
     }
     exec(code, names)
     assert not torch.equal(net[0].weight, before)
+
+
+def test_robustness_is_that_of_the_tables() -> None:
+    tables = json.loads((ROOT / "docs/results/mnist.json").read_text())["rows"]
+    rows = {(row["method"], row["protocol"]): row for row in tables}
+    nit, stbp = rows["NIT", "paper"]["attacks"]["PGD"], rows["STBP", "paper"]["attacks"]["PGD"]
+    assert (
+        f"NIT keeps {nit:.1f}% of MNIST under PGD, and so does plain STBP ({stbp:.1f}%)" in README
+    )
+    worst = [rows[method, "adaptive"]["worst"] for method in ("NIT", "STBP")]
+    assert "leaves {:.1f}% and {:.1f}%.".format(*worst) in README
+    trained = json.loads((ROOT / "docs/results/adversarial_mnist_50.json").read_text())["rows"]
+    by_method = {row["method"]: row for row in trained}
+    own = by_method["NIT"]
+    text = f"keeps {own['worst']:.1f}% in the worst case of {len(own['attacks'])} attacks"
+    assert f"{text} at {own['clean']:.1f}% clean" in README
+    assert f"of the same size keeps {by_method['ReLU']['worst']:.1f}%" in README
+    page = (ROOT / "docs/robustness.md").read_text()
+    for dataset in ("mnist", "fashion-mnist"):
+        for line in (ROOT / f"docs/results/{dataset}.md").read_text().splitlines():
+            assert line in page
+    for name in ("mnist_50", "fashion-mnist_50"):
+        for row in json.loads((ROOT / f"docs/results/adversarial_{name}.json").read_text())["rows"]:
+            assert (
+                f"| {row['method']} | {row['training']['epochs']} | {row['clean']:.1f} | " in page
+            )
+            assert f" | {row['worst']:.1f} |\n" in page
+
+
+def test_every_robustness_result_is_named_where_it_is_shown() -> None:
+    page = (ROOT / "docs/robustness.md").read_text()
+    for path in RESULTS:
+        if ROBUSTNESS.fullmatch(path.stem):
+            assert f"results/{path.name}" in page
