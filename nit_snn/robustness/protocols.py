@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..auditing.surrogates import rectangle
 from ..neurons.base import noisy_neurons
@@ -16,6 +15,7 @@ from .defender import Defender
 from .eot import EOTPGD, evaluating
 from .gradients import gradients
 from .nattack import NAttack
+from .progress import bar
 from .verdict import Verdict, started
 
 
@@ -66,9 +66,10 @@ def paper(
     attacks = paper_attacks(
         model, eps=eps, alpha=alpha, steps=steps, iterations=iterations, samples=samples
     )
-    with evaluating(defender.net):
-        for name, attack in tqdm(attacks.items(), desc="paper", leave=False, disable=not progress):
+    with bar(len(attacks), "paper", progress) as shown, evaluating(defender.net):
+        for name, attack in attacks.items():
             verdict.add(name, judge.right(attacked(attack, images, labels, eps), labels))
+            shown.update()
     verdict.worst_by_chance = worst_by_chance(judge, images, labels, 1 + len(verdict.attacks))
     return verdict
 
@@ -144,18 +145,17 @@ def adaptive(
         )
 
     def judge(name: str, attack: Attack, survivors: bool = False) -> None:
-        bar.set_postfix_str(name)
+        shown.set_postfix_str(name)
         rows = verdict.robust if survivors else torch.ones_like(verdict.robust)
         right = torch.zeros_like(rows)
         found = attacked(attack, images[rows], labels[rows], eps)
         right[rows] = defender.right(found, labels[rows])
         verdict.add(f"{name}, on survivors" if survivors else name, right)
-        bar.update()
+        shown.update()
 
     ways = gradients(defender)
     total = len(ways) + 11 + (twin is not None)
-    bar = tqdm(total=total, leave=False, disable=not progress)
-    with bar, evaluating(defender.net):
+    with bar(total, "adaptive", progress) as shown, evaluating(defender.net):
         for name in ways:
             judge(f"EOT-PGD, {name}", pgd(model(name)))
         best = min(ways, key=lambda name: verdict.attacks[f"EOT-PGD, {name}"])

@@ -12,13 +12,13 @@ from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from ..auditing.surrogates import rectangle
 from .attacks import paper_attacks
 from .defender import Defender
 from .eot import EOTPGD, evaluating
 from .gradients import gradients
+from .progress import bar
 from .protocols import attacked, black_box
 from .verdict import Verdict, percent
 
@@ -63,12 +63,11 @@ def check(
 
     def accuracy(eps: float, steps: int, draws: int) -> float:
         made = _attack(verdict, defender, eps, steps, draws)
-        bar.update()
+        shown.update()
         return percent(judge.right(attacked(made, images, labels, eps), labels))
 
     steps, draws = settings["steps"], settings["draws"]
-    bar = tqdm(total=len(epsilons) + 6, desc="sanity", leave=False, disable=not progress)
-    with bar, evaluating(defender.net):
+    with bar(len(epsilons) + 6, "sanity", progress) as shown, evaluating(defender.net):
         curve = {0.0: percent(judge.right(images, labels))}
         curve |= {eps: accuracy(eps, steps, draws) for eps in epsilons}
         values = list(curve.values())
@@ -94,7 +93,7 @@ def check(
         found = {}
         for name, attack in black_box(judge, asked).items():
             found[name] = percent(judge.right(attacked(attack, images, labels, own), labels))
-            bar.update()
+            shown.update()
         white = curve.get(own, by_steps[many])
         verdict.checks["black box"] = {
             "passed": white <= min(found.values()) + slack,
