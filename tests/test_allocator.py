@@ -17,7 +17,8 @@ if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def turn():
     torch.empty(2**24).fill_(1.0)  # 64 MiB
-turn()
+for _ in range(5):  # until it has found its place among what else is there
+    turn()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     turn()
@@ -36,7 +37,7 @@ def test_large_blocks_are_cleared_once() -> None:
     given_back = pages("given back")
     if given_back < 5:  # a system that hands out huge pages
         pytest.skip("the system clears memory in pieces too large to be counted")
-    assert pages("kept") < given_back / 10
+    assert pages("kept") < given_back / 2
 
 
 def test_it_says_whether_it_worked(monkeypatch: pytest.MonkeyPatch) -> None:
