@@ -37,9 +37,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nit_snn import NITLearner, keep_freed_memory, swap_neurons
+from nit_snn.firing import bell_
 from nit_snn.kernels.noisy_lif.reference import Dynamics
 from nit_snn.neurons.base import Lif
 from nit_snn.neurons.closed_form import left_behind, noisy_step, spikes_of
+from nit_snn.synapses.few_outputs import few_outputs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import training
@@ -183,6 +185,8 @@ def operations(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         Lif(Dynamics(reset="hard"), 0.5, 1.0),
     )
 
+    few, far = torch.randn(10, args.hidden), 10 * torch.randn(shape)
+
     def by_torch() -> Tensor:
         u = noisy_step(current, membrane, None, lif, 1.0, 0.5, eps)
         return left_behind(u, spikes_of(u, 1.0, or_equal=False, out=numbers), lif, 1.0)
@@ -194,6 +198,10 @@ def operations(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "spikes: compared, then converted": lambda: (membrane > 1.0).float(),
         "reset: multiplied": lambda: membrane.addcmul_(membrane, spikes, value=-1),
         "reset: masked_fill": lambda: membrane.masked_fill_(fired, 0.0),
+        "readout of a step: 10 outputs": lambda: F.linear(spikes, few),
+        "readout of a step: as 16": lambda: few_outputs(spikes, few, None),
+        "density far away: as exp": lambda: torch.mul(far, far).mul_(-0.5).exp_(),
+        "density far away: as a power of 2": lambda: bell_(torch.mul(far, far)),
     }
     try:
         by_compiler(current, membrane, eps)

@@ -365,12 +365,8 @@ class Recording:
         ):
             return None
         trace, steps = self.traces[neuron], len(x)
-        source, static = Source.of(x)
-        targets = () if source is None else (Target(source, None, steps, lif.gain),)
-        self._admit(trace, x[0], targets)
-        trace.size.see(x[0], steps)
-        call, trace.calls, trace.dimensions = trace.calls, trace.calls + steps, x.dim() - 1
-        current = (x[:1] if static else x).detach()
+        event = self._begin_sequence(trace, x, lif)
+        current = (x[:1] if event.static else x).detach()
         layer = self.layer_of(trace)
         run = partial(
             layer.run,
@@ -379,8 +375,8 @@ class Recording:
             lif,
             sequence.threshold,
             steps=steps,
-            first_step=call,
-            summed=static and not self.causal,
+            first_step=event.calls[0],
+            summed=event.static and not self.causal,
         )
         if record is None:
             frugal = kernels or self.room.frugal or self.room.left < x.nbytes
@@ -394,14 +390,10 @@ class Recording:
             seen = Watched(like, sigma, sequence.threshold, neuron.sigma.requires_grad)
             spikes, last = run(bits=None, watch=seen)
             spikes = record.sequence(seen, spikes, self.anchor)
-        event = Event(list(range(call, call + steps)), x.shape[1:], x.dtype, None, targets, None)
-        event.sequence, event.static = True, static
-        if source is None and x.requires_grad:
-            event.drift, event.gain = x, lif.gain
         if self.conditional:
             event.past = Past(current, sequence.state, lif, sequence.threshold)
-        if targets or event.drift is not None or neuron.sigma.requires_grad:
-            self._append(trace, event, 1 if static and not self.causal else steps)
+        if event.targets or event.drift is not None or neuron.sigma.requires_grad:
+            self._append(trace, event, 1 if event.static and not self.causal else steps)
         return spikes, last
 
     def _run_conditioned(
@@ -421,12 +413,8 @@ class Recording:
         ):
             return None
         trace, steps = self.traces[neuron], len(x)
-        source, static = Source.of(x)
-        targets = () if source is None else (Target(source, None, steps, lif.gain),)
-        self._admit(trace, x[0], targets)
-        trace.size.see(x[0], steps)
-        call, trace.calls, trace.dimensions = trace.calls, trace.calls + steps, x.dim() - 1
-        current = (x[:1] if static else x).detach()
+        event = self._begin_sequence(trace, x, lif)
+        current = (x[:1] if event.static else x).detach()
         learns_sigma = neuron.sigma.requires_grad
         seen = Conditioning(
             x,
@@ -446,15 +434,12 @@ class Recording:
             lif,
             sequence.threshold,
             steps=steps,
-            first_step=call,
+            first_step=event.calls[0],
             bits=None,
             watch=seen,
         )
         found = seen.done()
-        event = Event(list(range(call, call + steps)), x.shape[1:], x.dtype, None, targets, None)
-        event.sequence, event.static, event.steps, event.carry = True, static, found, lif.decay
-        if source is None and x.requires_grad:
-            event.drift, event.gain = x, lif.gain
+        event.steps, event.carry = found, lif.decay
         origin = trace.origin(state) if seen.carries else None
         if origin is not None:
             event.link = Link(origin, lif.decay)
@@ -468,13 +453,27 @@ class Recording:
         if record is None:
             spikes = self.emit(neuron, spikes)
         else:
-            leads_on = x.requires_grad and (source is None or source.followed)
+            leads_on = x.requires_grad and all(t.source.followed for t in event.targets)
             followed = x if record.follows and leads_on else None
             link = event.link if self.through_time else None
             spikes = record.follow(found, spikes, followed, self.anchor, lif, link)
-        if targets or event.drift is not None or learns_sigma:
+        if event.targets or event.drift is not None or learns_sigma:
             self._append(trace, event, steps)
         return spikes, last
+
+    def _begin_sequence(self, trace: LayerTrace, x: Tensor, lif: Lif) -> Event:
+        """Checks and counts a sequence of steps; what will be remembered of it."""
+        steps = len(x)
+        source, static = Source.of(x)
+        targets = () if source is None else (Target(source, None, steps, lif.gain),)
+        self._admit(trace, x[0], targets)
+        trace.size.see(x[0], steps)
+        call, trace.calls, trace.dimensions = trace.calls, trace.calls + steps, x.dim() - 1
+        event = Event(list(range(call, call + steps)), x.shape[1:], x.dtype, None, targets, None)
+        event.sequence, event.static = True, static
+        if source is None and x.requires_grad:
+            event.drift, event.gain = x, lif.gain
+        return event
 
     def _link(self, trace: LayerTrace, charge: Charge) -> Link | None:
         """To the call that left the membrane that this one starts from."""

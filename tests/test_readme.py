@@ -238,3 +238,5 @@ def test_every_robustness_result_is_named_where_it_is_shown() -> None:
     for path in RESULTS:
         if ROBUSTNESS.fullmatch(path.stem):
             assert f"results/{path.name}" in page
+            command = json.loads(path.read_text())["command"].replace(" --resume", "")
+            assert f"`{command}`" in page or path.stem == "adversarial_search"

@@ -35,18 +35,26 @@ _USUAL = {
 }
 
 
-class _NoiseDensity(torch.autograd.Function):
+class _Spike(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, excess: Tensor, sigma: Tensor) -> Tensor:
-        ctx.save_for_backward(excess, sigma)
+    def forward(ctx: Any, excess: Tensor, derivative: Surrogate) -> Tensor:
+        ctx.save_for_backward(excess)
+        ctx.derivative = derivative
         return (excess > 0).to(excess.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        excess, sigma = ctx.saved_tensors
-        level = excess / sigma
-        density = (-0.5 * level.square()).exp() / (math.sqrt(2 * math.pi) * sigma)
-        return gradients[0] * density, None
+        return gradients[0] * ctx.derivative(ctx.saved_tensors[0]), None
+
+
+def _with_derivative(derivative: Surrogate) -> Surrogate:
+    """A spike above zero, with this derivative."""
+
+    def spike(excess: Tensor) -> Tensor:
+        found: Tensor = _Spike.apply(excess, derivative)
+        return found
+
+    return spike
 
 
 def noise_density(sigma: float | Tensor) -> Surrogate:
@@ -66,11 +74,11 @@ def noise_density(sigma: float | Tensor) -> Surrogate:
         tensor([0.3989])
     """
 
-    def spike(excess: Tensor) -> Tensor:
-        level = torch.as_tensor(sigma, dtype=excess.dtype, device=excess.device)
-        return _NoiseDensity.apply(excess, level.detach())
+    def density(excess: Tensor) -> Tensor:
+        level = torch.as_tensor(sigma, dtype=excess.dtype, device=excess.device).detach()
+        return (-0.5 * (excess / level).square()).exp() / (math.sqrt(2 * math.pi) * level)
 
-    return spike
+    return _with_derivative(density)
 
 
 def rectangle(width: float) -> Surrogate:
@@ -87,24 +95,21 @@ def rectangle(width: float) -> Surrogate:
         tensor([1., 0.])
     """
 
-    def spike(excess: Tensor) -> Tensor:
-        found: Tensor = _Rectangle.apply(excess, width)
-        return found
-
-    return spike
+    return _with_derivative(lambda excess: (excess.abs() < width / 2) / width)
 
 
-class _Rectangle(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, excess: Tensor, width: float) -> Tensor:
-        ctx.save_for_backward(excess)
-        ctx.width = width
-        return (excess > 0).to(excess.dtype)
+def atan(alpha: float) -> Surrogate:
+    """`alpha / 2 / (1 + (pi alpha x / 2)^2)`, the usual surrogate of both frameworks, for either.
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (excess,) = ctx.saved_tensors
-        return gradients[0] * (excess.abs() < ctx.width / 2) / ctx.width, None
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([0.0], requires_grad=True)
+        >>> atan(2.0)(x).backward()
+        >>> x.grad
+        tensor([1.])
+    """
+    half = alpha / 2
+    return _with_derivative(lambda excess: half / (1 + (math.pi * half * excess).square()))
 
 
 class Switch:

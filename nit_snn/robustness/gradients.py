@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..auditing.surrogates import Surrogate, noise_density, rectangle, with_surrogate
+from ..auditing.surrogates import atan, noise_density, rectangle, with_surrogate
 from ..errors import AttachError, ClassifierError
 from ..neurons.base import NoisyNeuron, noisy_neurons
 from ..swap import spiking_modules
@@ -20,30 +20,6 @@ _LR: tuple[dict[str, Any], ...] = (
     {"conditional": "pathwise"},
     {},
 )
-
-
-class _Atan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, excess: torch.Tensor, alpha: float) -> torch.Tensor:
-        ctx.save_for_backward(excess)
-        ctx.alpha = alpha
-        return (excess > 0).to(excess.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (excess,) = ctx.saved_tensors
-        half = ctx.alpha / 2
-        return gradients[0] * half / (1 + (torch.pi * half * excess).square()), None
-
-
-def atan(alpha: float) -> Surrogate:
-    """`alpha / 2 / (1 + (pi alpha x / 2)^2)`, the usual surrogate of both frameworks."""
-
-    def spike(excess: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = _Atan.apply(excess, alpha)
-        return found
-
-    return spike
 
 
 def gradients(defender: Defender) -> dict[str, dict[str, Any]]:
