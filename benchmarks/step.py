@@ -185,7 +185,12 @@ def operations(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         Lif(Dynamics(reset="hard"), 0.5, 1.0),
     )
 
-    few, far = torch.randn(10, args.hidden), 10 * torch.randn(shape)
+    few, far = torch.randn(10, args.hidden, requires_grad=True), 10 * torch.randn(shape)
+    all_spikes = spikes.repeat(args.steps, 1)
+    slope = torch.randn(len(all_spikes), 10)
+
+    def back(outputs: Tensor) -> None:
+        torch.autograd.grad(outputs, few, slope)
 
     def by_torch() -> Tensor:
         u = noisy_step(current, membrane, None, lif, 1.0, 0.5, eps)
@@ -198,8 +203,10 @@ def operations(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "spikes: compared, then converted": lambda: (membrane > 1.0).float(),
         "reset: multiplied": lambda: membrane.addcmul_(membrane, spikes, value=-1),
         "reset: masked_fill": lambda: membrane.masked_fill_(fired, 0.0),
-        "readout of a step: 10 outputs": lambda: F.linear(spikes, few),
-        "readout of a step: as 16": lambda: few_outputs(spikes, few, None),
+        "readout of a pass, forth and back: 10 outputs": lambda: back(F.linear(all_spikes, few)),
+        "readout of a pass, forth and back: as 16": lambda: back(
+            few_outputs(all_spikes, few, None)
+        ),
         "density far away: as exp": lambda: torch.mul(far, far).mul_(-0.5).exp_(),
         "density far away: as a power of 2": lambda: bell_(torch.mul(far, far)),
     }

@@ -125,6 +125,7 @@ def test_speed_is_that_of_the_benchmark() -> None:
     for fast, slow, between in (
         ("spikes: compared into numbers", "spikes: compared, then converted", "ms, and {} where"),
         ("reset: multiplied", "reset: masked_fill", "ms, and {} with"),
+        ("density far away: as a power of 2", "density far away: as exp", "ms, and {} by"),
     ):
         assert f": {single[fast]:.2f} {between.format(f'{single[slow]:.2f}')}" in text
     for row in results["rows"]:
@@ -132,6 +133,9 @@ def test_speed_is_that_of_the_benchmark() -> None:
         one = row["milliseconds"] / row["replicas"]
         ratio = "-" if bptt else f"{row['bptt_over_one_replica']:.1f}"
         assert f"| {row['method']} | {row['milliseconds']:.2f} | {one:.3f} | {ratio} |" in text
+    ways = [f"readout of a pass, forth and back: {way}" for way in ("as 16", "10 outputs")]
+    fast, slow = (f"{single[way]:.1f}" for way in ways)
+    assert f"{fast} ms for a whole pass, forth and back, and {slow} as" in text
     for name, shown in (
         (
             "step",
