@@ -35,6 +35,7 @@ from tqdm import tqdm
 from nit_snn import NITLearner, NITSPlus, keep_freed_memory, swap_neurons
 from nit_snn.auditing import rectangle
 from nit_snn.datasets import NAMES, Splits, load, split
+from nit_snn.plotting import accuracy_against_eps
 from nit_snn.robustness import Defender, Verdict, adaptive, check, paper, worst_by_chance
 
 METHODS = ("STBP", "STBP-N", "NIT", "NIT-S", "NIT-S+")
@@ -251,22 +252,15 @@ def picture(rows: list[dict[str, Any]], dataset: str, path: Path) -> None:
     """Accuracy against eps by the attack of either protocol."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
     for axis, protocol in zip(axes, ("paper", "adaptive"), strict=True):
-        for row in rows:
-            if row["protocol"] != protocol:
-                continue
-            curve = row["checks"]["falls to zero"]["curve"]
-            masked = ", masked" if row["masked"] else ""
-            axis.plot(
-                [p["eps"] for p in curve],
-                [p["accuracy"] for p in curve],
-                marker=".",
-                ls="--" if masked else "-",
-                label=row["method"] + masked,
-            )
+        own = [row for row in rows if row["protocol"] == protocol]
+        names = [row["method"] + (", masked" if row["masked"] else "") for row in own]
+        curves = [row["checks"]["falls to zero"]["curve"] for row in own]
+        accuracy_against_eps(dict(zip(names, curves, strict=True)), ax=axis)
+        for line, row in zip(axis.lines, own, strict=True):
+            line.set(linestyle="--" if row["masked"] else "-", clip_on=True)
         name = "PGD, rectangle" if protocol == "paper" else "EOT-PGD, best gradient"
-        axis.set(title=f"{protocol} protocol: {name}", xlabel="eps", xlim=(0, 0.5))
+        axis.set(title=f"{protocol} protocol: {name}", xlim=(0, 0.5), ylabel="")
         axis.axvline(0.1, color="0.7", lw=0.8)
-        axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     axes[0].set(ylabel=f"accuracy on {dataset}, percent", ylim=(0, 100))
     figure.savefig(path, dpi=150)
