@@ -36,7 +36,7 @@ format: $(READY)
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[snntorch,spikingjelly,train,robustness,nir,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[snntorch,spikingjelly,train,robustness,nir,lightning,dev]"
 	touch $@
 
 clean:

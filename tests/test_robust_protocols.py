@@ -203,3 +203,22 @@ def test_the_rectangle() -> None:
     spikes.sum().backward()
     assert spikes.tolist() == [0, 0, 1, 1]
     assert x.grad is not None and x.grad.tolist() == [0.0, 0.5, 0.5, 0.0]
+
+
+def test_what_cannot_be_attacked_is_refused() -> None:
+    images, labels = images_and_labels(4)
+    defender = Defender(Net())
+    verdict = paper(defender, images, labels, iterations=1, samples=2)
+    for wrong, told in (
+        ((images.flatten(1), labels), "Grey images"),
+        ((images.expand(-1, 3, -1, -1), labels), "Grey images"),
+        ((images, labels[:2]), "Grey images"),
+        ((images * 255, labels), "between 0 and 1"),
+        ((images[:0], labels[:0]), "There must be images"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            paper(defender, *wrong)
+        with pytest.raises(ValueError, match=told):
+            adaptive(defender, *wrong)
+        with pytest.raises(ValueError, match=told):
+            check(verdict, defender, *wrong)

@@ -50,7 +50,11 @@ def paper(
         iterations: NAttack's updates.
         samples: Its queries per update.
         progress: Show a bar.
+
+    Raises:
+        ValueError: The images are not grey, or not between 0 and 1.
     """
+    check_images(images, labels)
     judge = defender.deciding_by(1)
     options = {"surrogate": rectangle(1.0)} if len(gradients(defender)) > 1 else {}
     model = judge.classifier(**options)
@@ -118,7 +122,11 @@ def adaptive(
         twin: From images to logits: a network trained otherwise, whose attacked images are tried.
         seed: Of APGD and Square.
         progress: Show a bar.
+
+    Raises:
+        ValueError: The images are not grey, or not between 0 and 1.
     """
+    check_images(images, labels)
     noisy = defender.noise and bool(noisy_neurons(defender.net))
     draws = draws if noisy else 1
     settings = {
@@ -175,6 +183,22 @@ def adaptive(
             judge(name, attack, survivors=True)
     verdict.worst_by_chance = worst_by_chance(defender, images, labels, 1 + len(verdict.attacks))
     return verdict
+
+
+def check_images(images: Tensor, labels: Tensor) -> None:
+    """Grey images between black and white, a label for each.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if images.dim() != 4 or images.shape[1] != 1 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            "Grey images (N, 1, H, W) and labels (N,) are attacked here, got "
+            f"{tuple(images.shape)} and {tuple(labels.shape)}. A network that takes another shape "
+            "gets it from Defender(encode=...)."
+        )
+    if not len(images) or images.min() < 0 or images.max() > 1:
+        raise ValueError("There must be images, with pixels between 0 and 1; see Defender(encode=)")
 
 
 def black_box(defender: Defender, settings: dict[str, Any]) -> dict[str, Attack]:

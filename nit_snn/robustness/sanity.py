@@ -19,7 +19,7 @@ from .defender import Defender
 from .eot import EOTPGD, evaluating
 from .gradients import gradients
 from .progress import bar
-from .protocols import attacked, black_box
+from .protocols import attacked, black_box, check_images
 from .verdict import Verdict, percent
 
 #: Of Square and NAttack.
@@ -55,7 +55,11 @@ def check(
         labels: (N,).
         epsilons: The radii of the curve, ascending.
         progress: Show a bar.
+
+    Raises:
+        ValueError: The images are not grey, or not between 0 and 1.
     """
+    check_images(images, labels)
     adaptive = verdict.protocol == "adaptive"
     judge = defender if adaptive else defender.deciding_by(1)
     settings = verdict.settings
