@@ -332,6 +332,7 @@ def arguments() -> argparse.Namespace:
     add("--download", action="store_true", help="download the full data if it is missing")
     add("--methods", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     add("--epochs", type=int, help="of the noisy networks; ReLU gets three times as many")
+    add("--steps", type=int, default=8, help="T of the noisy networks")
     add("--images", type=int, default=1000, help="test images attacked")
     add("--decision-draws", type=int, default=100, help="draws that a noisy network decides by")
     add("--attack-draws", type=int, default=20, help="draws in each gradient of an attack")
@@ -392,7 +393,7 @@ def main() -> None:
     splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
     rows = []
     for method in args.methods:
-        setting = SETTINGS[method]
+        setting = replace(SETTINGS[method], steps=args.steps)
         if args.epochs is not None:
             epochs = args.epochs * (3 if method == "ReLU" else 1)
             setting = replace(setting, epochs=epochs)

@@ -36,7 +36,7 @@ from nit_snn import NITLearner, NITSPlus, keep_freed_memory, swap_neurons
 from nit_snn.auditing import rectangle
 from nit_snn.datasets import NAMES, Splits, load, split
 from nit_snn.plotting import accuracy_against_eps
-from nit_snn.robustness import Defender, Verdict, adaptive, check, paper, worst_by_chance
+from nit_snn.robustness import Defender, Verdict, adaptive, check, compare, paper
 
 METHODS = ("STBP", "STBP-N", "NIT", "NIT-S", "NIT-S+")
 PAPER: dict[str, dict[str, list[float]]] = {  # clean, then ATTACKS
@@ -188,11 +188,6 @@ def judged(
     path = args.work / f"{args.dataset}_{method}_verdicts.json"
     if args.resume and path.exists():
         rows: list[dict[str, Any]] = json.loads(path.read_text())
-        for row in rows:  # verdicts of an earlier version lack it
-            if "worst_by_chance" not in row:
-                judge = defender if row["protocol"] == "adaptive" else defender.deciding_by(1)
-                times = 1 + len(row["attacks"])
-                row["worst_by_chance"] = worst_by_chance(judge, images, labels, times)
         return rows
     found: list[Verdict] = [
         paper(defender, images, labels, progress=True),
@@ -209,6 +204,7 @@ def judged(
     ]
     for verdict in found:
         check(verdict, defender, images[few], labels[few], progress=True)
+    compare(*found)
     rows = [verdict.row(method) for verdict in found]
     path.write_text(json.dumps(rows))
     return rows

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from nit_snn import swap_neurons
 from nit_snn.auditing import rectangle
 from nit_snn.errors import ClassifierError
-from nit_snn.robustness import Defender, adaptive, check, gradients, paper, paper_attacks
+from nit_snn.robustness import (
+    Defender,
+    Verdict,
+    adaptive,
+    check,
+    compare,
+    gradients,
+    paper,
+    paper_attacks,
+)
 
 pytest.importorskip("torchattacks")
 SMALL: dict[str, Any] = {
@@ -173,6 +182,25 @@ def test_masked_gradients_are_told_from_robustness() -> None:
     assert set(verdict.checks) == {"falls to zero", "steps", "draws", "black box"}
     curve = verdict.checks["falls to zero"]["curve"]
     assert curve[0]["accuracy"] > 90 and curve[-1]["accuracy"] < 5
+
+
+def verdict(protocol: str, right: int, images: int = 100, eps: float = 0.1) -> Verdict:
+    told = torch.arange(images) < right
+    return Verdict(protocol, 100.0, worst=100 * right / images, robust=told, settings={"eps": eps})
+
+
+@pytest.mark.parametrize(("left", "masked"), [(60, []), (50, []), (40, ["stronger attack"])])
+def test_a_protocol_that_another_one_belies_is_masked(left: int, masked: list[str]) -> None:
+    ours = verdict("paper", 60)
+    compare(ours, verdict("adaptive", left))  # of 100 images, 14.1 points may be chance
+    assert ours.masked == masked
+    assert ours.checks["stronger attack"]["worst"] == left
+
+
+@pytest.mark.parametrize("other", [{"images": 90}, {"eps": 0.2}])
+def test_verdicts_about_other_things_are_not_compared(other: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at one eps and on the same images"):
+        compare(verdict("paper", 60), verdict("adaptive", 50, **other))
 
 
 def test_a_network_without_spikes_is_judged_as_well() -> None:

@@ -23,7 +23,7 @@ from .eot import EOTPGD
 from .gradients import gradients
 from .nattack import NAttack
 from .protocols import adaptive, paper
-from .sanity import check
+from .sanity import check, compare
 from .verdict import Verdict
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "certify_noise",
     "certify_smoothing",
     "check",
+    "compare",
     "gradients",
     "loss_of_mean",
     "paper",

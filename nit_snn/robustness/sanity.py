@@ -47,6 +47,7 @@ def check(
     - "black box": NAttack and Square, which see logits alone, find no more than that attack.
 
     Each comparison allows for two standard errors of a difference of two accuracies at one half.
+    `compare` adds one more, between two protocols.
 
     Args:
         verdict: What `paper` or `adaptive` returned.
@@ -63,7 +64,7 @@ def check(
     adaptive = verdict.protocol == "adaptive"
     judge = defender if adaptive else defender.deciding_by(1)
     settings = verdict.settings
-    slack = 200 * math.sqrt(0.5 / max(1, len(labels)))
+    slack = _slack(len(labels))
 
     def accuracy(eps: float, steps: int, draws: int) -> float:
         made = _attack(verdict, defender, eps, steps, draws)
@@ -104,6 +105,39 @@ def check(
             "white_box": white,
             "accuracy": found,
         }
+
+
+def compare(verdict: Verdict, stronger: Verdict) -> None:
+    """Adds the check "stronger attack" to a verdict, in place.
+
+    It fails where another protocol breaks the same network at the same eps, further than chance
+    explains: then this protocol's attacks were no measure of robustness, even if they pass all that
+    `check` asks of them.
+
+    Args:
+        verdict: What `paper` returned.
+        stronger: What `adaptive` returned for the same network, eps and images.
+
+    Raises:
+        ValueError: They differ in eps or in the number of images.
+    """
+    own, other = (v.settings["eps"] for v in (verdict, stronger))
+    count = len(verdict.robust)
+    if own != other or count != len(stronger.robust):
+        raise ValueError(
+            f"Compare verdicts at one eps and on the same images; these are at {own:g} and "
+            f"{other:g}, on {count} and {len(stronger.robust)}."
+        )
+    verdict.checks["stronger attack"] = {
+        "passed": verdict.worst <= stronger.worst + _slack(count),
+        "protocol": stronger.protocol,
+        "worst": stronger.worst,
+    }
+
+
+def _slack(images: int) -> float:
+    """Two standard errors of a difference of two accuracies at one half, in percent."""
+    return 200 * math.sqrt(0.5 / max(1, images))
 
 
 def _attack(
