@@ -1,27 +1,38 @@
-"""Checks every local link of the site that was built: the file is there, and so is the anchor.
+"""Checks the site that was built: every local link leads somewhere, and no page shows a slip.
 
     python docs/check_links.py docs/_build/html
 
-Nothing is fetched. Prints each link that leads nowhere, and exits with 1 if there is one.
+Nothing is fetched. A slip is a picture without a text in its place, a page with several titles, or
+what a cell printed beside its results: a traceback, a warning, a progress bar, an address in memory.
+Prints each, and exits with 1 if there is one.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+#: What a cell's output should not hold.
+RESIDUE = re.compile(r"Traceback|\w*Warning:|\d+%\||\d(?:it/s|s/it)| at 0x")
+
 
 class Page(HTMLParser):
-    """What one page links to, and the anchors that it has."""
+    """What one page links to, the anchors that it has, and what is wrong with it by itself."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
         self.anchors: set[str] = set()
+        self.slips: list[str] = []
+        self.titles = 0
+        self.depth = 0  # of elements inside a cell's output
         self.feed(text)
+        if self.titles > 1:
+            self.slips.append(f"{self.titles} titles")
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         for name, value in attrs:
@@ -29,6 +40,21 @@ class Page(HTMLParser):
                 self.links.append(value)
             elif value and name in ("id", "name"):
                 self.anchors.add(value)
+        given = dict(attrs)
+        alt = given.get("alt") or ""
+        if tag == "img" and (not alt or alt.startswith("../") or alt == given.get("src")):
+            self.slips.append(f"no alt text: {given.get('src')}")
+        self.titles += tag == "h1"
+        if tag == "div" and (self.depth or "cell_output" in (given.get("class") or "").split()):
+            self.depth += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "div" and self.depth:
+            self.depth -= 1
+
+    def handle_data(self, data: str) -> None:
+        if self.depth and (found := RESIDUE.search(data)):
+            self.slips.append(f"in an output: {found.group()!r}")
 
 
 @cache
@@ -54,14 +80,25 @@ def broken(site: Path) -> list[str]:
     return found
 
 
+def slips(site: Path) -> list[str]:
+    """What single pages below `site` show that they should not, as "page: what"."""
+    return [
+        f"{path.relative_to(site)}: {slip}"
+        for path in sorted(site.rglob("*.html"))
+        for slip in read(path).slips
+    ]
+
+
 def main() -> None:
     site = Path(sys.argv[1]).resolve()
     pages = len(list(site.rglob("*.html")))
     if not pages:
         raise SystemExit(f"There is no site in {site}.")
     found = broken(site)
-    print("\n".join([*found, f"{pages} pages, {len(found)} broken links"]))
-    raise SystemExit(bool(found))
+    wrong = slips(site)
+    print("\n".join([*found, *wrong]) + "\n" * bool(found or wrong), end="")
+    print(f"{pages} pages, {len(found)} broken links, {len(wrong)} slips")
+    raise SystemExit(bool(found or wrong))
 
 
 if __name__ == "__main__":

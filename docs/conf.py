@@ -73,6 +73,8 @@ def page_from_root(app: Any, docname: str, source: list[str]) -> None:
         text = (ROOT / FROM_ROOT[docname]).read_text()
         text = re.sub(r"\]\((?!https?:|#|docs/)", "](../", text)
         source[0] = text.replace("](docs/", "](")
+        if docname == "readme":  # its own title is that of the whole site
+            source[0] = source[0].replace("# nit_snn\n", "# README\n", 1)
         for page, file in FROM_ROOT.items():
             source[0] = source[0].replace(f"](../{file})", f"]({page}.md)")
 

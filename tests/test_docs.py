@@ -134,6 +134,9 @@ def test_a_tutorial_is_run_and_shows_and_checks_something(page: Path) -> None:
     text = page.read_text()
     assert text.startswith("---\nfile_format: mystnb\n")
     cells = re.findall(r"^```\{code-cell\} python\n(.*?)^```", text, re.M | re.S)
+    cells = [
+        re.sub(r"\A(?:---\n.*?^---\n|:tags:.*\n)", "", cell, flags=re.M | re.S) for cell in cells
+    ]
     code = "\n".join(cells)
     compile(code, str(page), "exec")
     assert "plt.show()" in code
@@ -164,11 +167,39 @@ def test_pages_from_the_root_keep_their_links() -> None:
 
 def test_link_check_finds_missing_files_and_anchors(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text(
-        '<p id="here"></p><a href="b.html#there"></a><a href="#here"></a><img src="no.png">'
+        '<p id="here"></p><a href="b.html#there"></a><a href="#here"></a><img src="no.png" alt="x">'
         '<a href="b.html#nowhere"></a><a href="https://example.org/x"></a>'
     )
     (tmp_path / "b.html").write_text('<h1 id="there"></h1>')
     script = [sys.executable, str(DOCS / "check_links.py"), str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, timeout=60)
-    lines = ["a.html: no.png", "a.html: b.html#nowhere", "2 pages, 2 broken links"]
+    lines = ["a.html: no.png", "a.html: b.html#nowhere", "2 pages, 2 broken links, 0 slips"]
     assert done.returncode == 1 and done.stdout.splitlines() == lines
+
+
+def test_link_check_finds_slips_of_single_pages(tmp_path: Path) -> None:
+    """Each kind once, and none of the same words outside of a cell's output."""
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "a.html").write_text(
+        '<h1>One</h1><h1>Two</h1><p>UserWarning: of a page</p><img src="a.png" alt="a plot">'
+        '<img src="a.png" alt="../a.png"><div class="cell"><div class="cell_output docutils"><div>'
+        "<pre>UserWarning: of a cell</pre></div></div></div><p>Traceback</p>"
+    )
+    script = [sys.executable, str(DOCS / "check_links.py"), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "a.html: no alt text: a.png",
+        "a.html: in an output: 'UserWarning:'",
+        "a.html: 2 titles",
+        "1 pages, 0 broken links, 3 slips",
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_a_page_has_one_title_and_a_text_for_every_plot(page: Path) -> None:
+    text = page.read_text()
+    assert len(re.findall(r"^# ", prose(page), re.M)) == 1
+    assert not re.search(r"!\[\]", text)
+    for cell in re.findall(r"^```\{code-cell\} python\n(.*?)^```", text, re.M | re.S):
+        assert "plt.show()" not in cell or re.match(r"---\nmystnb:\n  image:\n    alt: \w", cell)
