@@ -3,7 +3,7 @@
     python docs/check_links.py docs/_build/html
 
 Nothing is fetched. A slip is a picture without a text in its place, a page with several titles, or
-what a cell printed beside its results: a traceback, a warning, a progress bar, an address in memory.
+what a cell printed beside its results: a traceback, a warning, a progress bar, an address.
 Prints each, and exits with 1 if there is one.
 """
 
