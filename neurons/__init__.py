@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .base import NoisyNeuron, noise_off, noisy_neurons
+from .registry import register_neuron
 
 if TYPE_CHECKING:
     from .ann import NoisyActivation
@@ -39,6 +40,7 @@ __all__ = [
     "NoisySynaptic",
     "noise_off",
     "noisy_neurons",
+    "register_neuron",
 ]
 
 _FAMILIES = {

@@ -403,6 +403,9 @@ NOISY = {
     snn.RSynaptic: NoisyRSynaptic,
 }
 
+#: Methods of the framework's neurons that a noisy one never calls, and where it does their work.
+REPLACED = ("_base_state_function", "_base_sub", "_base_zero", "_base_int"), "_noisy_state"
+
 
 def _is_one(factor: Tensor) -> bool:
     """Whether it is a constant 1; looked up once, since a GPU would have to be waited for."""
@@ -422,6 +425,6 @@ def spikes_at_threshold(spike: Callable[[Tensor], Tensor]) -> bool:
     return all(torch.equal(f.float(), (distances > 0).float()) for f in fired)
 
 
-def is_spiking(module: nn.Module) -> bool:
-    """Whether `module` is a neuron of this framework that fires, noisy or not."""
-    return any(kind.__module__.startswith("snntorch._neurons") for kind in type(module).__mro__)
+def is_spiking(kind: type[nn.Module]) -> bool:
+    """Whether this is a class of neurons of this framework that fire, noisy or not."""
+    return any(base.__module__.startswith("snntorch._neurons") for base in kind.__mro__)

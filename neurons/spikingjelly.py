@@ -56,8 +56,8 @@ class _NoisyNode(NoisyNeuron):
         return 1.0
 
     @property
-    def _lif(self) -> Lif:
-        """The drift in closed form."""
+    def _lif(self) -> Lif | None:
+        """The drift in closed form, where it has one."""
         level = self.v_reset or 0.0
         reset = "soft" if self.v_reset is None else "hard"
         dynamics = Dynamics(rest=level, v_reset=level, reset=reset, or_equal=True)
@@ -120,8 +120,9 @@ class _NoisyNode(NoisyNeuron):
         return None
 
     def _sequence(self, x_seq: Tensor, v: Tensor) -> tuple[Tensor, list[Tensor]]:
-        if self._recorder is not None and not self.store_v_seq:
-            sequence = Sequence(x_seq, v, self._lif, self.v_threshold)
+        lif = self._lif
+        if self._recorder is not None and not self.store_v_seq and lif is not None:
+            sequence = Sequence(x_seq, v, lif, self.v_threshold)
             with self._cut():
                 found = self._recorder.run(self, sequence)
             if found is not None:
@@ -258,8 +259,9 @@ class NoisyParametricLIFNode(_NoisyNode, sj.ParametricLIFNode):
         return 1.0 - self.w.detach().sigmoid()
 
     @property
-    def _lif(self) -> Lif:
-        return replace(super()._lif, learns=self.w.requires_grad)
+    def _lif(self) -> Lif | None:
+        lif = super()._lif
+        return lif and replace(lif, learns=self.w.requires_grad)
 
 
 #: What `swap_neurons` puts in the place of each node of the framework.
@@ -269,14 +271,17 @@ NOISY = {
     sj.ParametricLIFNode: NoisyParametricLIFNode,
 }
 
+#: Methods of the framework's nodes that a noisy one never calls, and where it does their work.
+REPLACED = ("single_step_functional_forward", "multi_step_functional_forward"), "_charge"
 
-def is_spiking(module: nn.Module) -> bool:
-    """Whether `module` is a neuron of this framework that fires, noisy or not.
+
+def is_spiking(kind: type[nn.Module]) -> bool:
+    """Whether this is a class of neurons of this framework that fire, noisy or not.
 
     Recurrent cells and surrogate functions used as layers fire too.
     """
     packages = tuple(f"spikingjelly.activation_based.{n}" for n in ("neuron", "rnn", "surrogate"))
     return any(
-        kind.__module__.startswith(packages) and not kind.__name__.startswith("NonSpiking")
-        for kind in type(module).__mro__
+        base.__module__.startswith(packages) and not base.__name__.startswith("NonSpiking")
+        for base in kind.__mro__
     )

@@ -10,6 +10,7 @@ from .compat import loaded_neuron_families
 from .errors import SwapError
 from .neurons.ann import NoisyActivation
 from .neurons.base import NoisyNeuron, checked_sigma, noisy_neurons
+from .neurons.registry import noisy_classes, plain_classes
 from .swap_activations import ELEMENTWISE, activations, unwrap, wrap, wrapped
 
 
@@ -29,8 +30,9 @@ def swap_neurons(
     a network that spikes: they are part of what lies between two noisy layers.
 
     Args:
-        net: A network with neurons of snnTorch (`Leaky`) or SpikingJelly (`IFNode`, `LIFNode`), or
-            an ordinary one with activations of torch.nn.
+        net: A network with neurons of snnTorch or SpikingJelly (those listed in
+            `nit_snn.neurons`, and your own that `register_neuron` adds), or an ordinary one with
+            activations of torch.nn.
         sigma: Standard deviation of the noise that each neuron gets at each step, in units
             of its membrane (of an activation, its input). A scalar, a tensor that broadcasts to the
             current without its batch, or one of these for each neuron by its qualified name.
@@ -56,9 +58,7 @@ def swap_neurons(
           (activation): Tanh()
         )
     """
-    noisy = {
-        plain: new for family in loaded_neuron_families() for plain, new in family.NOISY.items()
-    }
+    noisy = noisy_classes()
     found = spiking_modules(net)
     swappable = {name: m for name, m in found.items() if type(m) in noisy}
     foreign = {
@@ -95,8 +95,9 @@ def restore_neurons(net: nn.Module) -> nn.Module:
         `net` itself.
 
     Raises:
-        SwapError: There is no noisy neuron, a NITLearner is still attached, or `net` is itself a
-            NoisyActivation. The network is then unchanged.
+        SwapError: There is no noisy neuron, or one without a plain counterpart (see
+            `nit_snn.neurons.register_neuron`), a NITLearner is still attached, or `net` is itself
+            a NoisyActivation. The network is then unchanged.
     """
     from .learner import attached_learner
 
@@ -111,14 +112,19 @@ def restore_neurons(net: nn.Module) -> nn.Module:
         raise SwapError(
             f"A NITLearner is attached to {', '.join(attached)}. Call learner.close() first."
         )
-    plain = {new: old for family in loaded_neuron_families() for old, new in family.NOISY.items()}
+    plain = plain_classes()
+    spiking = {n: m for n, m in neurons.items() if not isinstance(m, NoisyActivation)}
+    unknown = {n: m for n, m in spiking.items() if type(m) not in plain}
+    if unknown:
+        raise SwapError(
+            f"No plain counterpart for: {_listed(unknown)}. Nothing was changed. "
+            "nit_snn.neurons.register_neuron says what a noisy neuron of your own stands for."
+        )
     unwrap(wrapped(net))
-    for neuron in neurons.values():
-        if isinstance(neuron, NoisyActivation):
-            continue
+    for neuron in spiking.values():
         del neuron.sigma
         neuron.__dict__.pop("noise", None)
-        neuron.__class__ = plain[type(neuron)]
+        neuron.__class__ = plain[type(neuron)]  # type: ignore[assignment]
     return net
 
 
@@ -128,7 +134,8 @@ def spiking_modules(net: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()
     for name, module in net.named_modules():
-        if name.startswith(inside) or not any(family.is_spiking(module) for family in families):
+        fires = any(family.is_spiking(type(module)) for family in families)
+        if name.startswith(inside) or not fires:
             continue  # a neuron's own surrogate function is no neuron
         found[name or "(root)"] = module
         inside += (f"{name}." if name else "",)
@@ -152,13 +159,17 @@ def _levels(
 def _explain(
     found: dict[str, nn.Module], foreign: dict[str, nn.Module], supported: list[str]
 ) -> str:
-    listed = ", ".join(f"{name} ({type(m).__name__})" for name, m in (foreign or found).items())
     if foreign:
         return (
-            f"No noisy counterpart for: {listed}. Supported: {', '.join(supported)}. Nothing was "
+            f"No noisy counterpart for: {_listed(foreign)}. Supported: {', '.join(supported)}, and "
+            "what nit_snn.neurons.register_neuron adds. Nothing was "
             "changed: a noise-free spiking neuron would bring its surrogate gradient back."
         )
-    return f"Nothing to do. Spiking neurons found: {listed}."
+    return f"Nothing to do. Spiking neurons found: {_listed(found)}."
+
+
+def _listed(modules: Mapping[str, nn.Module]) -> str:
+    return ", ".join(f"{name} ({type(module).__name__})" for name, module in modules.items())
 
 
 def _explain_activations(net: nn.Module) -> str:

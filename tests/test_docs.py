@@ -120,6 +120,60 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
             assert any(p.exists() for p in places), name
 
 
+def resolved(dotted: str) -> object:
+    """The module, or what is in one, that a qualified name means."""
+    module, _, rest = dotted.partition(".")
+    found: object = importlib.import_module(module)
+    for name in rest.split("."):
+        module = f"{module}.{name}"
+        if not hasattr(found, name):
+            importlib.import_module(module)
+        found = getattr(found, name)
+    return found
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *(ROOT / n for n in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"))], ids=ids
+)
+def test_every_qualified_name_exists(page: Path) -> None:
+    """Also in code blocks; `nit_snn/..` is a file, which another test looks for."""
+    for name in set(re.findall(r"(?<![\w/.])nit_snn(?:\.[A-Za-z_]\w*)+", page.read_text())):
+        resolved(name)
+
+
+def test_a_qualified_name_that_does_not_exist_is_found() -> None:
+    assert resolved("nit_snn.neurons.NoisyNeuron.reset_state")
+    for name in ("nit_snn.no_such_module", "nit_snn.NITLearner.no_such_method"):
+        with pytest.raises((ImportError, AttributeError)):
+            resolved(name)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=ids)
+def test_a_learner_is_given_options_that_it_takes(page: Path) -> None:
+    known = set(inspect.signature(importlib.import_module("nit_snn").NITLearner).parameters)
+    for call in re.findall(r"NITLearner\(([^()]*)\)", page.read_text()):
+        assert set(re.findall(r"\b(\w+)=", call)) <= known, call
+
+
+def test_the_map_of_the_paper_has_a_row_for_each_of_its_parts() -> None:
+    """Its numbered equations, its algorithm, figures and tables, and what it proves."""
+    rows = re.findall(r"^\| ([^|]+) \|", (DOCS / "paper.md").read_text(), re.M)
+    named = "\n".join(rows)
+    parts = [f"Eq. {n}" for n in range(1, 9)] + [f"Fig. {n}" for n in (1, 2, 3)]
+    parts += [f"Table {n}" for n in (1, 2, 3)] + ["Lemma 1", "Theorems 1 and 2"]
+    parts += ["section 3.1", "section 3.2", "section 3.3", "section 4.1", "section 4.2"]
+    assert not [part for part in parts if not re.search(rf"{part}\b", named)]
+    assert "\n## Algorithm 1\n" in (DOCS / "paper.md").read_text()
+
+
+def test_every_package_with_public_names_has_an_api_page() -> None:
+    packages = {p.parent.name for p in (ROOT / "nit_snn").glob("*/__init__.py")} | {"neurons"}
+    with_names = {
+        name for name in packages if hasattr(importlib.import_module(f"nit_snn.{name}"), "__all__")
+    }
+    assert with_names <= set(PUBLIC)
+
+
 def test_tutorials_are_ten_listed_and_end_with_the_next() -> None:
     assert len(TUTORIALS) == 10
     assert linked(DOCS / "tutorials" / "index.md") == [p.stem for p in TUTORIALS]

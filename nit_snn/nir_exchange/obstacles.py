@@ -20,7 +20,7 @@ def refuse(obstacles: dict[str, str]) -> None:
 def obstacle(module: nn.Module) -> str | None:
     """Why NIR cannot express a layer; None if it can."""
     kind = type(module).__name__
-    if any(family.is_spiking(module) for family in loaded_neuron_families()):
+    if any(family.is_spiking(type(module)) for family in loaded_neuron_families()):
         snntorch = type(module).__module__.startswith("snntorch")
         return _snntorch_obstacle(module) if snntorch else _spikingjelly_obstacle(module)
     if isinstance(module, nn.Conv2d):

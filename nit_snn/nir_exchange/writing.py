@@ -101,7 +101,7 @@ class _Tracer(fx.Tracer):
     """Looks into whatever holds other layers, and into no layer or neuron."""
 
     def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        neuron = any(family.is_spiking(m) for family in loaded_neuron_families())
+        neuron = any(family.is_spiking(type(m)) for family in loaded_neuron_families())
         return neuron or not any(True for _ in m.children())
 
 
