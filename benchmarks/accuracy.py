@@ -101,6 +101,7 @@ def one_run(
         device="cpu",
         output=args.checkpoints / f"{dataset}-{seed}",
         resume=args.resume,
+        save_seconds=60.0,
     )
     options.output.mkdir(parents=True, exist_ok=True)
     run = training.Run(method, lambda: Net(args.steps), {"lif1": options.sigma}, options)

@@ -36,7 +36,10 @@ from tqdm import tqdm
 
 from nit_snn import NITLearner, keep_freed_memory, swap_neurons
 from nit_snn.auditing import noise_density
+from nit_snn.batches import Batches
+from nit_snn.checkpoint import Checkpoints, write_whole
 from nit_snn.datasets import NAMES, Splits, load, split
+from nit_snn.errors import CheckpointError
 from nit_snn.robustness import (
     EOTPGD,
     AdversarialExpand,
@@ -49,6 +52,7 @@ from nit_snn.robustness import (
 
 EPS = 0.1
 TIME = {"conditional": "pathwise", "control": "time"}
+ACCOUNTS = ("average", "made", "total", "seconds", "history")  # of a run, beside what has a state
 
 
 @dataclass(frozen=True)
@@ -163,35 +167,57 @@ class Run:
         )
         self.average = copy.deepcopy(self.net.state_dict())
         self.made = 0
+        self.total = self.seconds = self.started = 0.0
         self.history: list[dict[str, float]] = []
 
-    def train(self, splits: Splits, checkpoint: Path | None = None, resume: bool = False) -> None:
-        """Trains for the epochs that are still missing, and takes the average of the weights."""
+    def train(
+        self,
+        splits: Splits,
+        folder: Path | None = None,
+        resume: bool = False,
+        save_seconds: float = 60,
+    ) -> None:
+        """Trains for what is still missing, and takes the average of the weights.
+
+        Checkpoints go to `folder`, at least so often, and after each epoch.
+        """
         images, labels = splits.train.tensors
-        size = self.setting.batch_size
-        batches = len(labels) // size
-        if resume and checkpoint is not None and checkpoint.exists():
-            self._load(checkpoint)
-        for epoch in range(len(self.history), self.setting.epochs):
-            torch.manual_seed(self.seed + 1000 * (epoch + 1))
-            started, total = time.perf_counter(), 0.0
-            order = torch.randperm(len(labels))[: batches * size].split(size)
-            for rows in tqdm(order, desc=f"{self.setting.method} {epoch + 1}", leave=False):
-                total += self.step(images[rows], labels[rows], batches)
+        self.batches = Batches(len(labels), self.setting.batch_size, drop_last=True)
+        checkpoints = Checkpoints(folder or "", settings=self._settings())
+        if resume and folder is not None:
+            self._load(checkpoints)
+        for epoch in range(self.batches.epoch, self.setting.epochs):
+            if not self.batches.done:
+                torch.manual_seed(self.seed + 1000 * (epoch + 1))
+                self.total = self.seconds = 0.0
+            self.started = time.perf_counter()
+            bar = tqdm(total=len(self.batches), initial=self.batches.done, leave=False)
+            bar.set_description(f"{self.setting.method} {epoch + 1}")
+            for rows in self.batches:
+                self.total += self.step(images[rows], labels[rows], len(self.batches))
+                bar.update()
+                if folder is not None and checkpoints.due(save_seconds):
+                    self._save(checkpoints)
+            bar.close()
+            self._stop_clock()
             self.history.append(
                 {
                     "epoch": epoch + 1,
-                    "train_loss": total / batches,
-                    "seconds": time.perf_counter() - started,
+                    "train_loss": self.total / len(self.batches),
+                    "seconds": self.seconds,
                     "validation": training.accuracy(self.net, splits.validation),
                 }
             )
-            if checkpoint is not None:
-                self._save(checkpoint)
+            if folder is not None:
+                self._save(checkpoints)
         if self.learner is not None:
             self.learner.close()
         if self.setting.ema:
             self.net.load_state_dict(self.average)
+
+    def _stop_clock(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self.started = self.seconds + now - self.started, now
 
     def step(self, x: Tensor, y: Tensor, batches: int) -> float:
         """One update on a batch; returns the mean loss."""
@@ -238,33 +264,27 @@ class Run:
             model = NoisyClassifier(self.net, draws=self.setting.draws)
         return pgd(model, x, y, eps, self.setting.inner)
 
-    def _save(self, path: Path) -> None:
-        state = {
-            "net": self.net.state_dict(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-            "learner": self.learner.state_dict() if self.learner else None,
-            "made": self.made,
-            "history": self.history,
-            "settings": self._settings(),
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "net": self.net,
+            "optimizer": self.optimizer,
+            "learner": self.learner,
+            "batches": self.batches,
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)  # a run that is killed here keeps the old checkpoint
 
-    def _load(self, path: Path) -> None:
-        state = torch.load(path)
-        if state["settings"] != self._settings():
-            raise SystemExit(
-                f"{path} was made with other settings: {state['settings']}; "
-                f"now: {self._settings()}. Resume with the same, or start anew."
-            )
-        self.net.load_state_dict(state["net"])
-        self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.learner is not None:
-            self.learner.load_state_dict(state["learner"])
-        self.made, self.history = state["made"], state["history"]
+    def _save(self, checkpoints: Checkpoints) -> None:
+        self._stop_clock()
+        progress = {name: getattr(self, name) for name in ACCOUNTS}
+        checkpoints.save(progress, **self._parts())
+
+    def _load(self, checkpoints: Checkpoints) -> None:
+        try:
+            saved = checkpoints.newest()
+            if saved is not None:
+                saved.restore(**self._parts())
+                vars(self).update({name: saved.progress[name] for name in ACCOUNTS})
+        except CheckpointError as error:
+            raise SystemExit(str(error)) from error
 
     def _settings(self) -> dict[str, Any]:
         return {**asdict(self.setting), "hidden": self.hidden, "seed": self.seed}
@@ -343,6 +363,7 @@ def arguments() -> argparse.Namespace:
     add("--work", type=Path, default=Path("runs/adversarial"), help="where checkpoints go")
     add("--output", type=Path, default=Path("docs/results"), help="where the results go")
     add("--resume", action="store_true", help="go on from --work, with the same options")
+    add("--save-seconds", type=float, default=60, help="save at least so often, and after epochs")
     return parser.parse_args()
 
 
@@ -379,9 +400,7 @@ def judged(method: str, run: Run, splits: Splits, args: argparse.Namespace) -> d
 
 def write(path: Path, text: str) -> None:
     """All of it or nothing."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_whole(path, text.encode())
 
 
 def main() -> None:
@@ -398,8 +417,8 @@ def main() -> None:
             epochs = args.epochs * (3 if method == "ReLU" else 1)
             setting = replace(setting, epochs=epochs)
         run = Run(setting, args.hidden, args.seed)
-        checkpoint = args.work / f"{args.dataset}_{args.hidden}_{method}.pt"
-        run.train(splits, checkpoint, args.resume)
+        folder = args.work / f"{args.dataset}_{args.hidden}_{method}"
+        run.train(splits, folder, args.resume, args.save_seconds)
         rows.append(judged(method, run, splits, args))
         results = {
             **described(args.dataset, args.seed),

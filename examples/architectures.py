@@ -281,7 +281,6 @@ class Run(training.Run):
                 conditional=training.CONDITIONS[args.conditional],
                 seed=args.seed,
             )
-        self._clock = time.process_time()
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the mean loss."""
@@ -296,11 +295,8 @@ class Run(training.Run):
         self.optimizer.step()
         return loss.item()
 
-    def _save(self, *args: Any) -> None:
-        now = time.process_time()
-        self.history[-1]["cpu_seconds"] = now - self._clock
-        self._clock = now
-        super()._save(*args)
+    def _clocks(self) -> dict[str, float]:
+        return {**super()._clocks(), "cpu_seconds": time.process_time()}
 
 
 def what_a_row_tells(splits: Splits, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -373,6 +369,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         add("--device", default="cpu")
         add("--output", type=Path, default=Path("runs") / name, help="where the results go")
         add("--resume", action="store_true", help="go on from the checkpoints in --output")
+        add("--save-seconds", type=float, default=60, help="save at least so often")
         own.set_defaults(sign_share=0.0, **experiment.settings)  # no NIT-S+ here
     return parser.parse_args(argv)
 

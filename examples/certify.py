@@ -1,6 +1,6 @@
 """Certified radii of an adversarially trained network, from its own noise and from smoothing.
 
-    python examples/certify.py --data-dir data --checkpoint runs/adversarial/mnist_50_NIT.pt
+    python examples/certify.py --data-dir data --checkpoint runs/adversarial/mnist_50_NIT
 
 Takes the NIT network of `adversarial_training.py` from its checkpoint. `certify_noise` needs
 nothing but the noise that the network has; `certify_smoothing` adds noise to the images, which the
@@ -25,6 +25,7 @@ import torch
 import training
 from adversarial_training import SETTINGS, Spiking
 
+from nit_snn.checkpoint import Checkpoints
 from nit_snn.datasets import NAMES, load, split
 from nit_snn.robustness import (
     Certificate,
@@ -57,7 +58,12 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--dataset", choices=NAMES, default="mnist")
     add("--data-dir", help="full data in torchvision's layout; else $NIT_SNN_DATA or the subset")
-    add("--checkpoint", type=Path, default=Path("runs/adversarial/mnist_50_NIT.pt"))
+    add(
+        "--checkpoint",
+        type=Path,
+        default=Path("runs/adversarial/mnist_50_NIT"),
+        help="folder of a run of adversarial_training.py",
+    )
     add("--images", type=int, default=300, help="test images")
     add("--draws", type=int, default=10_000, help="votes for each")
     add("--alpha", type=float, default=0.001, help="how often a radius may be too large")
@@ -66,10 +72,12 @@ def main(argv: list[str] | None = None) -> None:
     add("--output", type=Path, default=Path("docs/results"))
     args = parser.parse_args(argv)
     training.skip_denormals()
-    saved = torch.load(args.checkpoint, weights_only=True)
-    hidden = saved["settings"]["hidden"]
+    saved = Checkpoints(args.checkpoint).newest()
+    if saved is None:
+        raise SystemExit(f"No checkpoint in {args.checkpoint}: run adversarial_training.py first.")
+    hidden = saved.settings["hidden"]
     net = Spiking(hidden, SETTINGS["NIT"])
-    net.load_state_dict(saved["net"])
+    net.load_state_dict(saved.parts["net"])
     splits = split(*load(args.dataset, args.data_dir), seed=args.seed)
     images, labels = (t[: args.images] for t in splits.test.tensors)
     torch.manual_seed(args.seed)

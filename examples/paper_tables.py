@@ -34,7 +34,10 @@ from tqdm import tqdm
 
 from nit_snn import NITLearner, NITSPlus, keep_freed_memory, swap_neurons
 from nit_snn.auditing import rectangle
+from nit_snn.batches import Batches
+from nit_snn.checkpoint import Checkpoints, write_whole
 from nit_snn.datasets import NAMES, Splits, load, split
+from nit_snn.errors import CheckpointError
 from nit_snn.plotting import accuracy_against_eps
 from nit_snn.robustness import Defender, Verdict, adaptive, check, compare, paper
 
@@ -97,6 +100,10 @@ def build(method: str, args: argparse.Namespace) -> Net:
 
 
 def train(method: str, splits: Splits, args: argparse.Namespace) -> Net:
+    """Trains a network, or what is missing of it with --resume."""
+    settings = {name: value for name, value in vars(args).items() if name in TRAINING}
+    folder = args.work / f"{args.dataset}_{method}"
+    checkpoints = Checkpoints(folder, settings=settings)
     torch.manual_seed(args.seed)
     net = build(method, args)
     images, labels = splits.train.tensors
@@ -115,13 +122,27 @@ def train(method: str, splits: Splits, args: argparse.Namespace) -> Net:
         if method == "NIT-S+":
             plus = NITSPlus(learner, after=max(1, round(SHARE_OF_SIGNS * args.epochs)))
     optimizer = torch.optim.Adam(net.parameters())
-    batches = len(labels) // args.batch_size
-    total = args.epochs * batches
-    with tqdm(total=total, desc=method, leave=False) as bar:
-        for epoch in range(args.epochs):
-            order = torch.randperm(len(labels))[: batches * args.batch_size]
-            for number, rows in enumerate(order.split(args.batch_size)):
-                done = (epoch * batches + number) / total
+    batches = Batches(len(labels), args.batch_size, drop_last=True)
+    parts = {
+        "net": net,
+        "optimizer": optimizer,
+        "learner": learner,
+        "plus": plus,
+        "batches": batches,
+    }
+    if args.resume:
+        try:
+            saved = checkpoints.newest()
+            if saved is not None:
+                saved.restore(**parts)
+        except CheckpointError as error:
+            raise SystemExit(str(error)) from error
+    total = args.epochs * len(batches)
+    done = batches.epoch * len(batches) + batches.done
+    with tqdm(total=total, initial=done, desc=method, leave=False) as bar:
+        while batches.epoch < args.epochs:
+            for rows in batches:
+                done = (batches.epoch * len(batches) + batches.done - 1) / total
                 own = args.stbp_lr if learner is None else args.lr
                 if learner is not None and learner.rule == "nit-s":
                     own = args.sign_lr
@@ -137,28 +158,13 @@ def train(method: str, splits: Splits, args: argparse.Namespace) -> Net:
                     learner.backward(losses)
                 optimizer.step()
                 bar.update()
+                if checkpoints.due(args.save_seconds):
+                    checkpoints.save(**parts)
             if plus is not None:
                 plus.step()
+            checkpoints.save(**parts)
     if learner is not None:
         learner.close()
-    return net
-
-
-def trained(method: str, splits: Splits, args: argparse.Namespace) -> Net:
-    """From a checkpoint if there is one to resume from."""
-    path = args.work / f"{args.dataset}_{method}.pt"
-    settings = {k: v for k, v in vars(args).items() if k in TRAINING}
-    if args.resume and path.exists():
-        saved = torch.load(path, weights_only=True)
-        if saved["settings"] != settings:
-            raise SystemExit(f"{path} was trained with {saved['settings']}, not {settings}.")
-        net = build(method, args)
-        net.load_state_dict(saved["net"])
-        return net
-    net = train(method, splits, args)
-    partial = path.with_suffix(".partial")
-    torch.save({"net": net.state_dict(), "settings": settings}, partial)
-    partial.replace(path)
     return net
 
 
@@ -206,7 +212,7 @@ def judged(
         check(verdict, defender, images[few], labels[few], progress=True)
     compare(*found)
     rows = [verdict.row(method) for verdict in found]
-    path.write_text(json.dumps(rows))
+    write_whole(path, json.dumps(rows).encode())
     return rows
 
 
@@ -288,7 +294,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--apgd-steps", type=int, default=100)
     add("--threads", type=int, default=1)
     add("--seed", type=int, default=0)
-    add("--resume", action="store_true", help="take what is there in --work")
+    add("--resume", action="store_true", help="take what is there in --work, and go on from there")
+    add("--save-seconds", type=float, default=60, help="save at least so often")
     add("--work", type=Path, default=Path("runs/paper_tables"), help="networks and verdicts")
     add("--output", type=Path, default=Path("docs/results"))
     return parser.parse_args(argv)
@@ -305,7 +312,7 @@ def main(argv: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     twin: nn.Module | None = None
     for method in args.methods:
-        net = trained(method, splits, args)
+        net = train(method, splits, args)
         rows += judged(method, net, twin, splits, args)
         if method == "STBP":
             twin = Defender(net, encode=net.encode).classifier()

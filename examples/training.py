@@ -27,7 +27,10 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 from nit_snn import NITLearner, NITSPlus, keep_freed_memory, noise_off, swap_neurons
+from nit_snn.batches import Batches
+from nit_snn.checkpoint import Checkpoints
 from nit_snn.datasets import NAMES, Splits, load, split
+from nit_snn.errors import CheckpointError
 
 METHODS = ("nit", "stbp", "stbp-n", "nit-s", "nit-s+")
 CONTROLS = ("none", "readout", "network", "time")
@@ -70,6 +73,7 @@ def parse_arguments(description: str, default_output: str) -> argparse.Namespace
     add("--device", default="cpu")
     add("--output", type=Path, default=Path(default_output), help="where the results go")
     add("--resume", action="store_true", help="go on from the checkpoints in --output")
+    add("--save-seconds", type=float, default=60, help="save at least so often, and after epochs")
     return parser.parse_args()
 
 
@@ -110,16 +114,14 @@ class Run:
             self.plus = NITSPlus(self.learner, after=self.switch)
         self.optimizer: torch.optim.Optimizer
         self.history: list[dict[str, float]] = []
+        self.running = {"total": 0.0}  # what the running epoch has come to
+        self.checkpoints = Checkpoints(args.output / method, settings=self.settings)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it goes on from."""
-        places = ("output", "resume", "device", "methods", "data_dir", "download")
+        places = ("output", "resume", "save_seconds", "device", "methods", "data_dir", "download")
         return {name: value for name, value in vars(self.args).items() if name not in places}
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.args.output / f"{self.method}.pt"
 
     @property
     def switch(self) -> int:
@@ -145,25 +147,34 @@ class Run:
         )
 
     def train(self, splits: Splits) -> None:
-        """Trains for the epochs that are still missing; writes a checkpoint after each."""
+        """Trains for what is still missing; writes checkpoints on the way and after each epoch."""
         images, labels = (t.to(self.args.device) for t in splits.train.tensors)
-        batches = -(-len(labels) // self.args.batch_size)
-        if self.args.resume and self.checkpoint.exists():
-            self._load(batches)
-        for epoch in range(len(self.history), self.args.epochs):
-            if epoch in (0, self.switch):
-                self._begin(epoch, batches)
-            torch.manual_seed(self.args.seed + 1000 * (epoch + 1))
-            started, total = time.perf_counter(), 0.0
-            order = shuffled(len(labels), self.args.batch_size)
-            for rows in tqdm(order, total=batches, desc=f"{self.method} {epoch + 1}", leave=False):
-                total += self.step(images[rows], labels[rows]) * len(rows)
+        self.batches = Batches(len(labels), self.args.batch_size)
+        if self.args.resume:
+            self._load()
+        for epoch in range(self.batches.epoch, self.args.epochs):
+            if not self.batches.done:
+                if epoch in (0, self.switch):
+                    self._begin(epoch, len(self.batches))
+                torch.manual_seed(self.args.seed + 1000 * (epoch + 1))
+                self.running = {"total": 0.0}
+            self._started = self._clocks()
+            bar = tqdm(total=len(self.batches), initial=self.batches.done, leave=False)
+            bar.set_description(f"{self.method} {epoch + 1}")
+            for rows in self.batches:
+                self.running["total"] += self.step(images[rows], labels[rows]) * len(rows)
                 self.schedule.step()
+                bar.update()
+                if self.checkpoints.due(self.args.save_seconds):
+                    self._save()
+            bar.close()
+            self._stop_clocks()
+            train_loss = self.running.pop("total") / len(labels)
             self.history.append(
                 {
                     "epoch": epoch + 1,
-                    "train_loss": total / len(labels),
-                    "seconds": time.perf_counter() - started,
+                    "train_loss": train_loss,
+                    **self.running,
                     "validation": accuracy(self.net, splits.validation),
                 }
             )
@@ -176,6 +187,17 @@ class Run:
                 f"validation {last['validation']:.2f}%  {last['seconds']:.1f} s",
                 flush=True,
             )
+
+    def _clocks(self) -> dict[str, float]:
+        """What an epoch is timed by."""
+        return {"seconds": time.perf_counter()}
+
+    def _stop_clocks(self) -> None:
+        """Adds the time since they were started, in whichever process, and starts them anew."""
+        now = self._clocks()
+        for name, value in now.items():
+            self.running[name] = self.running.get(name, 0.0) + value - self._started[name]
+        self._started = now
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the mean loss."""
@@ -201,36 +223,32 @@ class Run:
                 row["test_noise_off"] = accuracy(self.net, splits.test)
         return {**row, "history": self.history}
 
-    def _save(self) -> None:
-        state = {
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "learner": self.learner.state_dict() if self.learner else None,
-            "plus": self.plus.state_dict() if self.plus else None,
-            "history": self.history,
-            "settings": self.settings,
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "net": self.net,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "learner": self.learner,
+            "plus": self.plus,
+            "batches": self.batches,
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)  # a run that is killed here keeps the old checkpoint
 
-    def _load(self, batches: int) -> None:
-        state = torch.load(self.checkpoint, map_location=self.args.device)
-        if state["settings"] != self.settings:
-            raise SystemExit(
-                f"{self.checkpoint} was made with other settings: {state['settings']}; "
-                f"now: {self.settings}. Resume with the same, or start anew."
-            )
-        self.net.load_state_dict(state["net"])
-        self.history = state["history"]
-        if self.learner is not None:
-            self.learner.load_state_dict(state["learner"])
-        if self.plus is not None:
-            self.plus.load_state_dict(state["plus"])
-        self._begin(self.switch if len(self.history) > self.switch else 0, batches)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+    def _save(self) -> None:
+        if "total" in self.running:  # in the midst of an epoch
+            self._stop_clocks()
+        self.checkpoints.save({"history": self.history, "running": self.running}, **self._parts())
+
+    def _load(self) -> None:
+        try:
+            saved = self.checkpoints.newest()
+            if saved is None:
+                return
+            place = tuple(saved.parts["batches"][name] for name in ("epoch", "done"))
+            self._begin(self.switch if place > (self.switch, 0) else 0, len(self.batches))
+            saved.restore(**self._parts())
+        except CheckpointError as error:
+            raise SystemExit(str(error)) from error
+        self.history, self.running = saved.progress["history"], saved.progress["running"]
 
 
 def skip_denormals() -> None:

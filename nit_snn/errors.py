@@ -26,7 +26,15 @@ class NonFiniteLossError(LossError):
 
 
 class CheckpointError(NITError, ValueError):
-    """A learner's state does not belong to a learner with these options."""
+    """A saved state cannot be written, read, or gone on from; what was there is unchanged."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's file is not what was written: it is cut short, or a byte of it has changed."""
+
+
+class DatasetError(NITError, ValueError):
+    """A file of a dataset is damaged, or is another one than its name says."""
 
 
 class AuditError(NITError, ValueError):
@@ -43,6 +51,10 @@ class ExchangeError(NITError, ValueError):
 
 class BackendError(NITError, RuntimeError):
     """The backend that was asked for cannot run here."""
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over, and the one before it taken."""
 
 
 class BiasWarning(UserWarning):

@@ -11,7 +11,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from . import baselines, checks, projection, rules, warn
+from . import baselines, checks, projection, rules, saved_state, warn
 from .control import settle_all
 from .credit import Credit
 from .distributed import Ranks, check_wrapper
@@ -746,15 +746,24 @@ class NITLearner:
         """Goes on where the learner that gave `state` stopped.
 
         Raises:
-            CheckpointError: An entry is missing, or its options differ from this learner's.
+            CheckpointError: An entry is missing or no such thing, or its options differ from
+                this learner's. Nothing was changed.
         """
-        missing = set(self.state_dict()) - set(state)
-        if missing:
-            raise CheckpointError(f"The learner's state lacks: {', '.join(sorted(missing))}.")
+        options = self._options()
+        entries: dict[str, Any] = {
+            "rule": lambda rule: type(rule) is str and rule in rules.NAMES,
+            **self._source.entries,
+            **dict.fromkeys(options, saved_state.anything),
+        }
+        if self._controller is not None:
+            entries["controller"] = saved_state.anything
+        saved_state.check(state, "learner", entries)
+        if self._controller is not None:
+            saved_state.check(state["controller"], "learner's controller", self._controller.entries)
         different = {
             name: (state[name], value)
-            for name, value in self._options().items()
-            if state[name] != value
+            for name, value in options.items()
+            if not saved_state.same(state[name], value)
         }
         if different:
             listed = ", ".join(f"{n}: saved {a!r}, here {b!r}" for n, (a, b) in different.items())

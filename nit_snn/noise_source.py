@@ -13,6 +13,7 @@ from .distributed import Ranks
 from .errors import AttachError
 from .kernels.noise import PhiloxNoise
 from .noise import Noise, NoiseTable, ReplicaNoise, SobolNoise, TableNoise
+from .saved_state import Entries, count, integer
 
 
 class NoiseSource:
@@ -112,8 +113,14 @@ class NoiseSource:
         table = {} if self.table is None else {"table": self.table.blocks}
         return {"seed": self.seed, "passes": passes, **table}
 
+    @property
+    def entries(self) -> Entries:
+        """What must be true of a state."""
+        table: Entries = {} if self.table is None else {"table": lambda n: count(n) and n > 0}
+        return {"seed": integer, "passes": count, **table}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the source that gave `state` stopped."""
+        """Goes on where the source that gave `state` stopped; it must have the `entries`."""
         self.seed, self.passes, self.counters = state["seed"], state["passes"], {}
         if self.table is not None:
             self.table = NoiseTable(self._own_seed)

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .saved_state import Entries, count, number
+
 _MEMORY = 0.9
 
 
@@ -71,7 +73,18 @@ class ReplicaController:
             "noise": self._noise,
         }
 
+    @property
+    def entries(self) -> Entries:
+        """What must be true of a state."""
+        fewest, most = self.bounds
+        return {
+            "current": lambda n: count(n) and fewest <= n <= most and n.bit_count() == 1,
+            "signal": number,
+            "noise": number,
+        }
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where the controller that gave `state` stopped; it must have the `entries`."""
         self.current = state["current"]
         self._signal, self._noise = state["signal"], state["noise"]
 

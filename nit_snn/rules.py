@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .firing import Firing
+from .saved_state import check, count, number
 
 NAMES = ("nit", "nit-s")
 
@@ -209,7 +210,12 @@ class NITSPlus:
         return {"steps": self.steps, "best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the schedule that gave `state` stopped, and sets the learner's rule."""
+        """Goes on where the schedule that gave `state` stopped, and sets the learner's rule.
+
+        Raises:
+            CheckpointError: It is no such state; nothing was changed.
+        """
+        check(state, "schedule", {"steps": count, "best": number, "waited": count})
         self.steps, self.best = state["steps"], state["best"]
         self.waited = state["waited"]
         self.learner.rule = "nit" if self.switched else "nit-s"

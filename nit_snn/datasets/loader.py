@@ -40,6 +40,7 @@ def load(
         ValueError: The name is unknown.
         ImportError: The full set was asked for and torchvision is not installed.
         FileNotFoundError: A file of the full set is missing and `download` is false.
+        DatasetError: A file is damaged, or a download failed.
 
     Examples:
         >>> images, labels = load("mnist")

@@ -1,15 +1,26 @@
 """The embedded subsets: 10,000 images of each dataset, 1,000 of each class."""
 
+import hashlib
+import io
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from nit_snn.datasets.codec import decode
 from nit_snn.datasets.names import check_name
+from nit_snn.errors import DatasetError
 
 WIDTH = 28
 """The width of every image in pixels."""
+
+SHA256 = {
+    "mnist-10k.npz": "ecca0c9aa84cfe08858270e40400bd93cdc556adde2083529fb549cb960959f2",
+    "fashion-mnist-10k.npz": "f4d6d6575c4e5401d5fa81dd3714b45a9a86e9fa515d9279ade4b4c68b28c29a",
+}
+"""Of the files that `scripts/make_datasets.py` writes."""
 
 
 def file_name(name: str) -> str:
@@ -43,6 +54,7 @@ def load_subset(name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]
 
     Raises:
         ValueError: The name is unknown.
+        DatasetError: The file is damaged.
 
     Examples:
         >>> images, labels = load_subset("fashion-mnist")
@@ -52,6 +64,24 @@ def load_subset(name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]
         1000
     """
     check_name(name)
-    path = resources.files("nit_snn.datasets") / file_name(name)
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as parts:
+    return read_subset(resources.files("nit_snn.datasets") / file_name(name))
+
+
+def read_subset(path: Traversable | Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Read the images and labels of a subset's file, which is known by its name.
+
+    Raises:
+        DatasetError: It is not the file that belongs to this name, byte for byte.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error}. Install nit-snn again.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256[path.name]:
+        raise DatasetError(
+            f"{path} is damaged: {len(content)} bytes with the SHA-256 {found}, expected "
+            f"{SHA256[path.name]}. Install nit-snn again."
+        )
+    with np.load(io.BytesIO(content), allow_pickle=False) as parts:
         return decode(parts["mask"], parts["residuals"], WIDTH), parts["labels"]
