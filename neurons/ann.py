@@ -93,6 +93,10 @@ class NoisyActivation(NoisyNeuron):
     def detach_state(self) -> None:
         """Nothing is carried from one call to the next."""
 
+    @property
+    def membrane(self) -> None:
+        return None
+
     def why_not_conditional(self) -> str | None:
         return "it is an activation, not a spike: what it lets through depends on the noise itself"
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import RecordingError, SwapError
+from ..errors import CurrentError, RecordingError, SwapError
 from ..kernels.noisy_lif.reference import Dynamics
 from .functional import perturb
 
@@ -171,7 +171,24 @@ class NoisyNeuron(nn.Module):
         if self._recorder is not None:
             return self._recorder.perturb(self, charge)
         drift = charge.drift(*(current.value for current in charge.currents))
-        return perturb(drift, self.sigma, torch.randn_like(drift)) if self.noise else drift
+        if not self.noise:
+            return drift
+        self._check_current(drift)
+        return perturb(drift, self.sigma, torch.randn_like(drift))
+
+    def _check_current(self, drift: Tensor) -> None:
+        kind, sigma = type(self).__name__, self.sigma
+        if not drift.is_floating_point():
+            raise CurrentError(
+                f"{kind} got a current of shape {tuple(drift.shape)} and dtype {drift.dtype}, to "
+                "which no noise can be added. Call .float() on the input."
+            )
+        if sigma.dim() and not _broadcasts_to(sigma.shape, drift.shape[1:]):
+            raise CurrentError(
+                f"sigma of {kind} has shape {tuple(sigma.shape)}, which does not fit a current of "
+                f"shape {tuple(drift.shape)}. Swap with a scalar sigma, or one of the current's "
+                "shape without its batch."
+            )
 
     def _hold(self, current: Tensor) -> Tensor:
         """A current that goes into a memory of the neuron, with a graph that leads to its synapse.
@@ -234,6 +251,11 @@ class NoisyNeuron(nn.Module):
 
     def detach_state(self) -> None:
         """Cuts the membrane off from the graph that made it."""
+        raise NotImplementedError
+
+    @property
+    def membrane(self) -> Tensor | None:
+        """What the last call left, (N, *); None if nothing is carried on."""
         raise NotImplementedError
 
     def _emit(self, spikes: Tensor) -> Tensor:
@@ -299,9 +321,14 @@ def checked_sigma(sigma: float | Tensor) -> Tensor:
     """A copy of `sigma` as a floating-point tensor.
 
     Raises:
-        SwapError: It is negative or not finite.
+        SwapError: It is no real number, negative, or not finite.
     """
-    value = torch.as_tensor(sigma).detach().clone()
+    try:
+        value = torch.as_tensor(sigma).detach().clone()
+    except (RuntimeError, TypeError, ValueError):
+        value = None
+    if value is None or value.is_complex():
+        raise SwapError(f"sigma must be a real number or a tensor of them, got {sigma!r}.")
     if not value.is_floating_point():
         value = value.to(torch.get_default_dtype())
     if not torch.isfinite(value).all() or (value < 0).any():
@@ -309,8 +336,18 @@ def checked_sigma(sigma: float | Tensor) -> Tensor:
     return value
 
 
+def check_module(net: nn.Module) -> None:
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"The network must be a torch.nn.Module, got {type(net).__name__}.")
+
+
 def noisy_neurons(net: nn.Module) -> dict[str, NoisyNeuron]:
-    """The noisy neurons of `net` by qualified name, each once, in order of registration."""
+    """The noisy neurons of `net` by qualified name, each once, in order of registration.
+
+    Raises:
+        TypeError: `net` is no module.
+    """
+    check_module(net)
     return {name: m for name, m in net.named_modules() if isinstance(m, NoisyNeuron)}
 
 

@@ -139,11 +139,19 @@ class _NoisyLIF(NoisyNeuron):
 
     def reset_state(self) -> None:
         for name in self._states:
-            setattr(self, name, torch.zeros_like(unguarded(getattr(self, name))).detach())
+            # Empty, as snnTorch makes them: the first current gives them their shape.
+            setattr(self, name, unguarded(getattr(self, name)).detach().new_zeros(0))
 
     def detach_state(self) -> None:
         for name in self._states:
-            setattr(self, name, unguarded(getattr(self, name)).detach())
+            held = getattr(self, name)
+            plain = unguarded(held)
+            if plain.requires_grad or plain is not held:
+                setattr(self, name, plain.detach())
+
+    @property
+    def membrane(self) -> Tensor:
+        return unguarded(self.mem)
 
     def unreachable(self) -> dict[str, str]:
         if not self.threshold.requires_grad:

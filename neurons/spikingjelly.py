@@ -35,6 +35,7 @@ class _NoisyNode(NoisyNeuron):
     there is no place for noise.
     """
 
+    v: Any
     v_threshold: float
     v_reset: float | None
     store_v_seq: bool
@@ -107,7 +108,13 @@ class _NoisyNode(NoisyNeuron):
     def detach_state(self) -> None:
         for name, value in list(self._memories.items()):
             if isinstance(value, Tensor):
-                setattr(self, name, unguarded(value).detach())
+                plain = unguarded(value)
+                if plain.requires_grad or plain is not value:
+                    setattr(self, name, plain.detach())
+
+    @property
+    def membrane(self) -> Tensor | None:
+        return unguarded(self.v) if isinstance(self.v, Tensor) else None
 
     def why_not_conditional(self) -> str | None:
         if self.v_reset is None:

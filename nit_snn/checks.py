@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,22 @@ def check_options(replicas: int, baseline: str, antithetic: bool, route: str) ->
         )
 
 
+def check_types(**flags: Any) -> None:
+    for option, value in flags.items():
+        if not isinstance(value, bool):
+            raise AttachError(f"{option} must be True or False, got {value!r}.")
+
+
+def check_seed(seed: Any) -> None:
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise AttachError(f"seed must be an integer or None, got {seed!r}.")
+
+
+def check_nonfinite(policy: str) -> None:
+    if policy not in ("raise", "skip", "write"):
+        raise AttachError(f"nonfinite must be 'raise', 'skip' or 'write', got {policy!r}.")
+
+
 def check_conditional(conditional: bool | str) -> None:
     if conditional not in (False, True, "pathwise"):
         raise AttachError(f"conditional must be False, True or 'pathwise', got {conditional!r}.")
@@ -45,7 +61,7 @@ def check_memory(
 ) -> None:
     if mode not in MODES:
         raise AttachError(f"memory must be one of {MODES}, got {mode!r}.")
-    if limit is not None and not limit > 0:
+    if limit is not None and not (_is_number(limit) and limit > 0):
         raise AttachError(f"memory_limit must be a positive number of bytes, got {limit!r}.")
     if mode == "bits" and conditional:
         raise AttachError(
@@ -132,25 +148,24 @@ def check_distributed(
 
 
 def check_replica_bounds(bounds: tuple[int, int], target: float) -> None:
-    low, high = bounds
-    if not 2 <= low <= high or low & (low - 1) or high & (high - 1):
+    whole = _is_pair(bounds) and all(isinstance(bound, int) for bound in bounds)
+    if not whole or not 2 <= bounds[0] <= bounds[1] or any(b & (b - 1) for b in bounds):
         raise AttachError(
             f"replica_bounds must be powers of two with 2 <= fewest <= most, got {bounds}."
         )
-    if not 0 < target < float("inf"):
-        raise AttachError(f"target_snr must be positive and finite, got {target}.")
+    if not (_is_number(target) and 0 < target < float("inf")):
+        raise AttachError(f"target_snr must be positive and finite, got {target!r}.")
 
 
 def check_weight_bounds(bounds: tuple[float, float] | None) -> None:
-    if bounds is not None and not bounds[0] < bounds[1]:
+    if bounds is not None and not (_is_pair(bounds) and bounds[0] < bounds[1]):
         raise AttachError(f"weight_bounds must be smallest < largest, got {bounds}.")
 
 
 def check_learned_levels(learn_sigma: bool | str, bounds: tuple[float, float]) -> None:
     if learn_sigma not in (True, False, "shared"):
         raise AttachError(f"learn_sigma must be True, False or 'shared', got {learn_sigma!r}.")
-    low, high = bounds
-    if not 0 < low <= high < float("inf"):
+    if not (_is_pair(bounds) and 0 < bounds[0] <= bounds[1] < float("inf")):
         raise AttachError(f"sigma_bounds must be 0 < smallest <= largest, got {bounds}.")
 
 
@@ -172,6 +187,29 @@ def check_neurons(net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> None:
         )
 
 
+def check_still_there(net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> None:
+    """No noisy neuron has left the network since the learner was attached."""
+    there = set(net.modules())
+    gone = [f"{name} ({type(m).__name__})" for name, m in neurons.items() if m not in there]
+    if gone:
+        raise AttachError(
+            f"These noisy neurons have left the network since the learner was attached: "
+            f"{', '.join(gone)}. Call learner.close(), and attach a new one."
+        )
+
+
+def check_kinds(
+    neurons: Mapping[str, NoisyNeuron], conditional: bool | str, control_name: str
+) -> None:
+    """Every neuron is of a kind that the options have an unbiased estimate for."""
+    if conditional == "pathwise":
+        check_all_pathwise(neurons)
+    elif conditional:
+        check_all_conditional(neurons)
+    if control_name != "none":
+        check_firing_probabilities(neurons)
+
+
 def check_unbiased(neurons: Mapping[str, NoisyNeuron]) -> None:
     """No neuron does anything that the estimate cannot see."""
     refused = _reasons({name: neuron.why_biased() for name, neuron in neurons.items()})
@@ -185,11 +223,15 @@ def check_levels(
     """Every noise level is positive, and within `bounds` if it is to be learned."""
     if being_captured():
         return
-    silent = [name for name, neuron in neurons.items() if not (neuron.sigma > 0).all()]
+    silent = [n for n, m in neurons.items() if not (m.sigma.is_meta or _within(m.sigma, 0))]
     if silent:
-        raise AttachError(f"The noise level sigma must be positive in: {', '.join(silent)}.")
+        raise AttachError(
+            "The noise level sigma must be finite and positive in: "
+            f"{', '.join(silent)}. Without noise there is nothing to learn from: swap_neurons(net, "
+            "sigma=1.0)."
+        )
     if bounds is not None:
-        outside = [name for name, neuron in neurons.items() if not _within(neuron.sigma, *bounds)]
+        outside = [name for name, m in neurons.items() if not _between(m.sigma, *bounds)]
         if outside:
             raise AttachError(
                 f"sigma starts outside of sigma_bounds={bounds} in: {', '.join(outside)}."
@@ -245,6 +287,19 @@ def checked_losses(losses: Any, rows: int, replicas: int, causal: bool = False) 
         )
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float()  # a mean over many rows is too much for half precision
+    return values
+
+
+def finite_losses(values: Tensor, suspects: Callable[[], str]) -> Tensor:
+    """The losses, if they are finite.
+
+    Args:
+        values: (C * B,), or (T, C * B).
+        suspects: Where else to look, as a sentence, if they are not.
+
+    Raises:
+        NonFiniteLossError: They are not.
+    """
     finite = torch.isfinite(values.detach())
     if being_captured():
         # Nothing can be raised from within a graph: a bad batch teaches nothing.
@@ -253,8 +308,8 @@ def checked_losses(losses: Any, rows: int, replicas: int, causal: bool = False) 
         bad = (~finite).nonzero()[:, -1]
         raise NonFiniteLossError(
             f"{len(bad)} of {values.numel()} losses are NaN or infinite, first in row "
-            f"{int(bad[0])}. "
-            "No gradient was written."
+            f"{int(bad[0])}. {suspects()}No gradient was written.",
+            values.detach().sum() / values.shape[-1],
         )
     return values
 
@@ -307,8 +362,22 @@ def unreachable_parameters(neurons: Mapping[str, NoisyNeuron]) -> dict[str, str]
     }
 
 
-def _within(sigma: Tensor, low: float, high: float) -> bool:
+def _between(sigma: Tensor, low: float, high: float) -> bool:
     return bool(((sigma >= low) & (sigma <= high)).all())
+
+
+def _within(sigma: Tensor, low: float) -> bool:
+    return bool(((sigma > low) & (sigma < float("inf"))).all())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_number(v) for v in value)
+    )
 
 
 def _reasons(reasons: Mapping[str, str | None]) -> str:

@@ -165,10 +165,14 @@ def check_wrapper(net: nn.Module) -> None:
     Raises:
         AttachError: It does.
     """
-    kind = type(net).__name__
     sharded = any(type(p).__name__ == "DTensor" for p in net.parameters())
-    if sharded or kind in ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"):
-        how = "sharded" if sharded else f"wrapped in {kind}"
+    wrappers = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
+    kinds = {name: type(module).__name__ for name, module in net.named_modules()}
+    found = [
+        f"{kind}{f' at {name}' if name else ''}" for name, kind in kinds.items() if kind in wrappers
+    ]
+    if sharded or found:
+        how = "sharded" if sharded else f"wrapped in {', '.join(found)}"
         raise AttachError(
             f"The network is {how}, whose own hooks work on gradients that autograd makes, and "
             "these are not. Attach the learner to the plain network, with distributed='replicas' "

@@ -1,5 +1,7 @@
 """Every error and warning that nit_snn raises, in one place."""
 
+from torch import Tensor
+
 
 class NITError(Exception):
     """Base of all errors of this package."""
@@ -22,7 +24,27 @@ class LossError(NITError, ValueError):
 
 
 class NonFiniteLossError(LossError):
-    """A loss is NaN or infinite; no gradient was written."""
+    """A loss is NaN or infinite; no gradient was written.
+
+    Attributes:
+        mean: The mean of the losses.
+    """
+
+    def __init__(self, message: str, mean: Tensor) -> None:
+        super().__init__(message)
+        self.mean = mean
+
+
+class NonFiniteGradientError(NITError, ValueError):
+    """An estimate holds NaN or infinity although no loss does; no gradient was written."""
+
+
+class NonFiniteWeightError(NITError, ValueError):
+    """A parameter already holds NaN or infinity, from which nothing can be learned."""
+
+
+class CurrentError(NITError, ValueError):
+    """A noisy neuron was given a current that it cannot add its noise to."""
 
 
 class CheckpointError(NITError, ValueError):
@@ -63,3 +85,11 @@ class BiasWarning(UserWarning):
 
 class UnreachedParameterWarning(UserWarning):
     """A parameter asks for a gradient that neither the noise nor autograd can give."""
+
+
+class MisuseWarning(UserWarning):
+    """Something runs that is hardly ever meant; once for each learner."""
+
+
+class CarriedStateWarning(MisuseWarning):
+    """A pass starts from the membranes that the last one left; right for one long sequence only."""

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from . import baselines, checks, projection, rules, saved_state, warn
+from . import baselines, checks, diagnosis, nonfinite, projection, rules, saved_state, warn
 from .control import settle_all
 from .credit import Credit
 from .distributed import Ranks, check_wrapper
-from .errors import AttachError, CheckpointError, LossError, RecordingError
+from .eager import eager
+from .errors import (
+    AttachError,
+    CheckpointError,
+    LossError,
+    NonFiniteGradientError,
+    NonFiniteLossError,
+    RecordingError,
+)
 from .events import Estimate
 from .expansion import Expansion
 from .gather import Gathering
+from .leftovers import Leftovers
 from .memory import CONTROL, MODES, PATHWISE, Footprint
-from .neurons.base import NoisyNeuron, noisy_neurons
+from .neurons.base import NoisyNeuron, check_module, noisy_neurons
 from .noise import Noise
 from .noise_source import NoiseSource
 from .planning import Plan, Planner
@@ -105,16 +115,23 @@ class NITLearner:
             of what the device has left when the pass begins.
         route: "auto" takes registered synapses (`nit_snn.synapses`) on the fast route and
             everything else through the local autograd graph; "general" takes the graph always.
+        nonfinite: What a batch does whose losses or gradient are NaN or infinite. "raise": raise an
+            error. "skip": nothing but to count in `skipped`; membranes that are not finite are
+            reset. Either way `.grad` stays as it was, with the batches accumulated so far, in all
+            processes alike. "write": nothing is looked at, for `torch.amp.GradScaler`, which has
+            to find the infinities itself.
 
     Attributes:
+        skipped: How many batches were left out because of NaN or infinity.
         measure_snr: Whether `backward` fills in `snr`, which takes a little time; off at first.
         snr: The signal-to-noise ratio of each layer's gradient in the last batch that was measured,
             by name (see `nit_snn.replicas.snr`).
 
     Raises:
         AttachError: The network has no noisy neuron, a spiking neuron that is not noisy, a sigma
-            that is not positive, or another learner; or the options contradict each other, or
-            a neuron's estimate would be biased.
+            that is not positive, lazy modules, or another learner, or a neuron's estimate would be
+            biased: all that is wrong with the network is listed at once. Or the options
+            contradict each other.
 
     Example:
         >>> import torch, snntorch
@@ -155,7 +172,12 @@ class NITLearner:
         memory: str = "auto",
         memory_limit: int | None = None,
         route: str = "auto",
+        nonfinite: str = "raise",
     ) -> None:
+        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "net")}
+        check_module(net)
+        checks.check_types(antithetic=antithetic, sobol=sobol, layerwise=layerwise, causal=causal)
+        checks.check_seed(seed)
         self._neurons = noisy_neurons(net)
         if replicas == "auto":
             checks.check_replica_bounds(replica_bounds, target_snr)
@@ -172,15 +194,27 @@ class NITLearner:
         if layerwise and replicas == "auto":
             raise AttachError("layerwise=True shares out a fixed number of replicas, not 'auto'.")
         checks.check_noise(noise, sobol)
+        checks.check_nonfinite(nonfinite)
         checks.check_distributed(distributed, replicas, control, sobol)
-        check_wrapper(net)
         self._ranks = Ranks.of(distributed)
         checks.check_conditional(conditional)
         checks.check_memory(memory, memory_limit, conditional, control, replicas)
         checks.check_control(control, baseline, conditional)
         checks.check_learned_levels(learn_sigma, sigma_bounds)
         checks.check_weight_bounds(weight_bounds)
+        levels = sigma_bounds if learn_sigma else None
+        diagnosis.raise_all(
+            lambda: check_wrapper(net),
+            lambda: diagnosis.check_materialised(net),
+            lambda: checks.check_neurons(net, self._neurons),
+            lambda: checks.check_unbiased(self._neurons),
+            lambda: checks.check_levels(self._neurons, levels),
+            lambda: checks.check_kinds(self._neurons, conditional, control),
+            self._check_free,
+        )
         self.net = net
+        self.nonfinite = nonfinite
+        self.skipped = 0
         self.replica_bounds = replica_bounds
         self.target_snr = target_snr
         unit = (2 if antithetic else 1) * (len(self._neurons) if layerwise else 1)
@@ -219,20 +253,6 @@ class NITLearner:
             antithetic=antithetic,
             layerwise=layerwise,
         )
-        checks.check_neurons(net, self._neurons)
-        checks.check_unbiased(self._neurons)
-        checks.check_levels(self._neurons, sigma_bounds if learn_sigma else None)
-        if conditional == "pathwise":
-            checks.check_all_pathwise(self._neurons)
-        elif conditional:
-            checks.check_all_conditional(self._neurons)
-        if control != "none":
-            checks.check_firing_probabilities(self._neurons)
-        taken = [n for n, m in self._neurons.items() if attached_learner(m) is not None]
-        if taken:
-            raise AttachError(
-                f"Another NITLearner is attached to: {', '.join(taken)}. Call its close() first."
-            )
         self._controlled: set[str] = set(self._neurons)
         self._binary = {n for n in self._neurons.values() if n.why_no_firing_probability() is None}
         self._taps = [] if route == "general" else _make_taps(net)
@@ -250,6 +270,25 @@ class NITLearner:
         boxed = bool(learn_sigma) or weight_bounds is not None
         self._projection = projection.after_each_step(self.project) if boxed else None
         self._known_unreached = warn.of_unreachable(self._neurons)
+        warn.of_quantised(net)
+        self._parameters = WeakTensorKeyDictionary(dict.fromkeys(net.parameters(), True))
+        self._left = Leftovers()
+        self._expansions: set[int] = set()
+        self._expansions_used = False
+        self._told_of_carried = self._told_of_expand = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and files hold the network, the options and the state; attached when made."""
+        self._check_open()
+        attributes = {"measure_snr": self.measure_snr, "enabled": self._enabled}
+        return _attach_again, (self.net, self._arguments, self.state_dict(), attributes)
+
+    def _check_free(self) -> None:
+        taken = [n for n, m in self._neurons.items() if attached_learner(m) is not None]
+        if taken:
+            raise AttachError(
+                f"Another NITLearner is attached to: {', '.join(taken)}. Call its close() first."
+            )
 
     @property
     def rule(self) -> str:
@@ -295,6 +334,22 @@ class NITLearner:
             weights = [p for p in self.parameters() if id(p) not in own]
             projection.clamp(weights, self.weight_bounds)
 
+    def notes(self) -> list[str]:
+        """What is worth knowing of the network, a sentence each, by qualified name.
+
+        Layers that take the general route, parameters that several layers share, modules that write
+        in place: all are learned right as they are.
+
+        Example:
+            >>> import torch, snntorch
+            >>> from nit_snn import NITLearner, swap_neurons
+            >>> net = torch.nn.Sequential(
+            ...     torch.nn.Linear(4, 3), torch.nn.LayerNorm(3), snntorch.Leaky(beta=0.9))
+            >>> NITLearner(swap_neurons(net), replicas=2).notes()
+            ['1 (LayerNorm) has no gradient rule: it takes the general route.']
+        """
+        return diagnosis.notes(self.net, self._neurons)
+
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(replicas={self.replicas}, rule={self.rule!r}, "
@@ -330,6 +385,7 @@ class NITLearner:
             yield self
         self._remember_footprint(recording)
         self._recording = recording
+        self._warn_of_misuse(recording)
 
     def _prepare(self) -> None:
         """Before a pass: nothing is left of earlier ones, and the network is as it has to be."""
@@ -338,7 +394,9 @@ class NITLearner:
             raise RecordingError("learner.record() is already running; it cannot be nested.")
         self._drop()
         checks.check_neurons(self.net, self._neurons)
+        checks.check_still_there(self.net, self._neurons)
         checks.check_levels(self._neurons)
+        self._look_for_new_parameters()
         if not self._enabled:
             return
         if not self._warned:
@@ -379,6 +437,8 @@ class NITLearner:
             room=room,
             frugal=frugal,
             rehearsal=rehearsal,
+            expanded=self._expansions,
+            left=self._left,
         )
 
     @contextmanager
@@ -386,13 +446,14 @@ class NITLearner:
         """Inside, the network's pass is recorded; if it raises, nothing is kept."""
         self._running = True
         try:
-            with recording.running(self._taps):
+            with eager(), recording.running(self._taps):
                 yield
         except BaseException:
             recording.release()
             raise
         finally:
             self._running = False
+            self._expansions_used = True
 
     def expand(self, *tensors: Tensor, dim: int = 0) -> Any:
         """Repeats each sample C times, replica-major: row `c * B + b` is replica c of sample b.
@@ -424,7 +485,7 @@ class NITLearner:
         if not tensors or not all(isinstance(x, Tensor) for x in tensors):
             kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
             raise TypeError(f"expand() takes tensors, got {kinds}.")
-        if any(not 0 <= dim < x.dim() for x in tensors):
+        if not isinstance(dim, int) or any(not 0 <= dim < x.dim() for x in tensors):
             shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
             raise ValueError(f"expand(dim={dim}) needs that dimension in all of: {shapes}.")
         if len({x.shape[dim] for x in tensors}) > 1:
@@ -432,6 +493,10 @@ class NITLearner:
             raise ValueError(f"The batch sizes along dim={dim} differ: {sizes}.")
 
     def _expanded(self, tensors: Sequence[Tensor], dim: int, replicas: int) -> tuple[Tensor, ...]:
+        if self._expansions_used:
+            self._expansions.clear()
+            self._expansions_used = False
+        self._expansions.add(replicas * tensors[0].shape[dim])
         self._planner.batch = sum(x.nbytes / max(1, x.shape[dim]) for x in tensors)
         return tuple(Expansion(replicas, dim).make(x) for x in tensors)
 
@@ -451,6 +516,8 @@ class NITLearner:
             RecordingError: Nothing was recorded since the last call.
             LossError: The losses do not have one number per row. The recording is kept.
             NonFiniteLossError: A loss is NaN or infinite. Nothing was written.
+            NonFiniteGradientError: The gradient is, though the losses are not. Nothing was written.
+            NonFiniteWeightError: A parameter is, whatever `nonfinite` says. Nothing was written.
         """
         self._check_open()
         if not self._enabled:
@@ -463,7 +530,13 @@ class NITLearner:
                 "Nothing was recorded. Run the network once inside `with learner.record():` "
                 "before each learner.backward(losses)."
             )
-        values = self._checked(losses, recording)
+        try:
+            values = self._checked(losses, recording)
+        except NonFiniteLossError as error:
+            if self.nonfinite != "skip":
+                raise
+            self._drop()
+            return self._skip(error.mean)
         self._recording = None
         try:
             return self._learn(recording, values)
@@ -471,6 +544,17 @@ class NITLearner:
             recording.release()
             for neuron in self._neurons.values():
                 neuron.detach_state()  # what it carries on may hold the pass's graph
+            self._left = Leftovers(self._neurons.values())
+
+    def _skip(self, mean: Tensor) -> Tensor:
+        """Leaves a bad batch out."""
+        self.skipped += 1
+        for neuron in self._neurons.values():
+            neuron.detach_state()
+            if nonfinite.broken(neuron):
+                neuron.reset_state()
+        self._left = Leftovers(self._neurons.values())
+        return self._ranks.sum(mean.detach())
 
     def learn(self, losses_of: Callable[..., Any], *batch: Tensor, dim: int = 0) -> Tensor:
         """Puts a batch through and learns from it, within the memory that there is.
@@ -506,7 +590,7 @@ class NITLearner:
             >>> net[0].weight.grad.shape
             torch.Size([3, 4])
         """
-        self._check_batch(batch, dim)
+        self._check_call(losses_of, batch, dim)
         self._prepare()
         if not self._enabled:
             found = self._run(losses_of, batch, dim, self.replicas)
@@ -543,12 +627,20 @@ class NITLearner:
             >>> peak["scores"] > peak["bits"]
             True
         """
-        self._check_batch(batch, dim)
+        self._check_call(losses_of, batch, dim)
         self._prepare()
         self._measure(losses_of, batch, dim)
         footprint, rows = self._planner.footprint, self._planner.rows
         assert footprint is not None
         return {mode: footprint.of(mode, rows) for mode in ("scores", *self._planner.frugal)}
+
+    def _check_call(self, losses_of: Callable[..., Any], batch: Sequence[Tensor], dim: int) -> None:
+        if not callable(losses_of):
+            raise TypeError(
+                "learn() takes a function from the expanded tensors to their losses first, got "
+                f"{type(losses_of).__name__}."
+            )
+        self._check_batch(batch, dim)
 
     def _run(
         self, losses_of: Callable[..., Any], batch: Sequence[Tensor], dim: int, replicas: int
@@ -627,14 +719,27 @@ class NITLearner:
 
         parameters = list(self.parameters())
         rows = self._planner.rows * self._ranks.size
+        mean = torch.zeros(())
         try:
-            with all_or_nothing(parameters), self._ranks.summing(parameters):
+            with (
+                nonfinite.kept_out(self.net, self._neurons, self.nonfinite),
+                all_or_nothing(parameters),
+                self._ranks.summing(parameters),
+            ):
                 mean, estimate = in_two_passes(
                     run, shares, weigh, rows, as_it_goes=way.mode == "replay"
                 )
                 outputs, cotangents = estimate.outputs()
                 if outputs:
                     torch.autograd.backward(outputs, cotangents)
+        except NonFiniteLossError as error:
+            if self.nonfinite != "skip":
+                raise
+            return self._skip(error.mean)
+        except NonFiniteGradientError:
+            if self.nonfinite != "skip":
+                raise
+            return self._skip(mean)
         finally:
             for neuron in self._neurons.values():
                 neuron.detach_state()
@@ -643,22 +748,41 @@ class NITLearner:
 
     def _checked(self, losses: Any, recording: Recording) -> Tensor:
         """The losses as a tensor; if they are bad in one process, all of them raise."""
-        error: Exception | None = None
-        values = torch.zeros(())
+        error: LossError | None = None
+        values = torch.zeros((), device=self._device)
         replicas = recording.noise.replicas
         try:
             values = checks.checked_losses(losses, recording.rows or 0, replicas, self.causal)
+            values = values.to(self._device)
             if self.causal:
                 recording.check_steps(len(values))
+            if self.nonfinite != "write":
+                values = checks.finite_losses(values, lambda: self._suspects(recording))
         except LossError as found:
             error = found
         if self._ranks.size > 1:
-            bad = self._ranks.sum(torch.tensor(float(error is not None), device=self._device))
-            if bad and error is None:
-                raise LossError(f"{int(bad)} other processes have no usable losses.")
+            skipped = isinstance(error, NonFiniteLossError)
+            flags = torch.tensor([float(error is not None), float(skipped)], device=self._device)
+            bad, not_finite = self._ranks.sum(flags).tolist()
+            if bad > not_finite and (error is None or skipped):
+                raise LossError(f"{int(bad - not_finite)} other processes have no usable losses.")
+            if not_finite and error is None:
+                mean = values.detach().sum() / max(1, values.shape[-1] * self._ranks.size)
+                raise NonFiniteLossError(
+                    f"{int(not_finite)} other processes have losses that are NaN or infinite.",
+                    mean,
+                )
         if error is not None:
+            if isinstance(error, NonFiniteLossError):
+                nonfinite.check_weights(self.net)  # no batch will ever be better then
+                error.mean = error.mean / self._ranks.size
             raise error
         return values
+
+    def _suspects(self, recording: Recording) -> str:
+        """What may have made the losses bad, as a sentence."""
+        ran = {n: m for n, m in self._neurons.items() if recording.traces[m].calls}
+        return nonfinite.suspects(ran)
 
     def _learn(self, recording: Recording, values: Tensor) -> Tensor:
         """Writes the gradient, and returns the mean loss."""
@@ -677,12 +801,23 @@ class NITLearner:
         mean = values.sum() / max(1, values.shape[-1] * self._ranks.size)
         gathering.follow(estimate, mean)
         outputs, cotangents = estimate.outputs()
+        # Whatever comes through a graph, or from other processes, is known only afterwards.
+        whole = not (estimate.drifts or mean.requires_grad or self._ranks.shares)
+        known = dict(zip(outputs, cotangents, strict=True)) if whole else None
         if mean.requires_grad:
             outputs.append(mean)
             cotangents.append(torch.ones_like(mean))
-        with self._ranks.summing(list(self.parameters())):
-            if outputs:
-                torch.autograd.backward(outputs, cotangents)
+        try:
+            with (
+                nonfinite.kept_out(self.net, self._neurons, self.nonfinite, known),
+                self._ranks.summing(list(self.parameters())),
+            ):
+                if outputs:
+                    torch.autograd.backward(outputs, cotangents)
+        except NonFiniteGradientError:
+            if self.nonfinite != "skip":
+                raise
+            return self._skip(mean)
         if measure:
             self._measure_signal(recording, estimate)
         self._warn_once()
@@ -818,6 +953,22 @@ class NITLearner:
             self._controlled = {n for n, m in self._neurons.items() if m in control}
         return control, explained
 
+    def _look_for_new_parameters(self) -> None:
+        new = {n: p for n, p in self.net.named_parameters() if p not in self._parameters}
+        if new:
+            self._parameters.update(dict.fromkeys(new.values(), True))
+            warn.of_new_parameters(new)
+
+    def _warn_of_misuse(self, recording: Recording) -> None:
+        """After a pass, each once."""
+        if recording.carried and not self._told_of_carried:
+            self._told_of_carried = True
+            warn.of_carried(recording.carried)
+        alone = not self._expansions and recording.rows and self.replicas > 1
+        if alone and not self._told_of_expand:
+            self._told_of_expand = True
+            warn.of_no_expansion(self.replicas, recording.rows or 0)
+
     def _warn_once(self) -> None:
         """After the first estimate."""
         if not self._warned:
@@ -827,6 +978,17 @@ class NITLearner:
     def _check_open(self) -> None:
         if self._closed:
             raise RecordingError("This NITLearner is closed; attach a new one.")
+
+
+def _attach_again(
+    net: nn.Module, arguments: dict[str, Any], state: dict[str, Any], attributes: dict[str, bool]
+) -> NITLearner:
+    learner = NITLearner(net, **arguments)
+    learner.load_state_dict(state)
+    learner.measure_snr = attributes["measure_snr"]
+    if not attributes["enabled"]:
+        learner.disable()
+    return learner
 
 
 def _make_taps(net: nn.Module) -> list[Tap]:

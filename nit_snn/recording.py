@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from .events import Event, LayerTrace, Target
 from .firing import Firing
 from .fused import GIVEN, TYPES, Layer, Past
 from .kernels.noise import PhiloxNoise
+from .leftovers import Leftovers
 from .memory import Room, forgetting
 from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .neurons.closed_form import noisy_step, number, spikes_of
@@ -33,7 +35,7 @@ from .neurons.functional import perturb
 from .noise import Noise
 from .pathwise import Link, carried, gap, silent_mean, spike_scores, wandering
 from .rules import conditional_scores, scores
-from .taps import Source, Tap
+from .taps import Source, Tap, refuse_copy
 from .torch_layer import TorchLayer
 
 
@@ -56,6 +58,8 @@ class Recording:
             noise is drawn again.
         frugal: Keep spikes as bits wherever that can be, if there is room for numbers, too.
         rehearsal: Keep nothing: the same spikes, and nothing can be learned from them.
+        expanded: How many rows there should be, if the learner has expanded something.
+        left: The membranes that the last pass left (see `nit_snn.leftovers`).
     """
 
     learns = True
@@ -77,6 +81,8 @@ class Recording:
         room: float = math.inf,
         frugal: bool = False,
         rehearsal: bool = False,
+        expanded: Collection[int] = (),
+        left: Leftovers | None = None,
     ) -> None:
         self.noise = noise
         self.index = index
@@ -93,6 +99,9 @@ class Recording:
         self.pending = True
         self.when_kept: Callable[[], None] | None = None
         self.rows: int | None = None
+        self.expanded = expanded
+        self.left = Leftovers() if left is None else left
+        self.carried: list[str] = []
         self.traces = {
             neuron: LayerTrace(name, number, neuron)
             for number, (name, neuron) in enumerate(neurons.items())
@@ -104,6 +113,9 @@ class Recording:
             if name in controlled
         }
         self.anchor = torch.zeros((), requires_grad=True)
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy()
 
     @contextmanager
     def running(self, taps: list[Tap]) -> Iterator[None]:
@@ -133,6 +145,7 @@ class Recording:
     def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
         trace = self.traces[neuron]
+        self._begin(trace, charge.state)
         if not neuron.noise:
             raise RecordingError(
                 f"A NITLearner learns from the noise, but that of {trace.name} is switched off. "
@@ -191,6 +204,11 @@ class Recording:
         else:
             self._add(trace, event, noise)
         return membrane
+
+    def _begin(self, trace: LayerTrace, state: Tensor | None) -> None:
+        """Before a layer's first call: whether it starts from what the last pass left."""
+        if not trace.calls and self.left.holds(trace.neuron, state):
+            self.carried.append(trace.name)
 
     @property
     def plain(self) -> bool:
@@ -278,6 +296,11 @@ class Recording:
 
     def _admit(self, trace: LayerTrace, like: Tensor, targets: tuple[Target, ...]) -> None:
         """Checks a drift, (N, *), or a current of its shape."""
+        if not like.is_floating_point():
+            raise RecordingError(
+                f"{trace.name} got a current of shape {tuple(like.shape)} and dtype {like.dtype}, "
+                "to which no noise can be added. Call .float() on the input."
+            )
         self._check_rows(trace.name, like)
         trace.size.see(like)
         features_last = any(isinstance(t.source.module, nn.Linear) for t in targets)
@@ -365,6 +388,7 @@ class Recording:
         ):
             return None
         trace, steps = self.traces[neuron], len(x)
+        self._begin(trace, sequence.state)
         event = self._begin_sequence(trace, x, lif)
         current = (x[:1] if event.static else x).detach()
         layer = self.layer_of(trace)
@@ -413,6 +437,7 @@ class Recording:
         ):
             return None
         trace, steps = self.traces[neuron], len(x)
+        self._begin(trace, state)
         event = self._begin_sequence(trace, x, lif)
         current = (x[:1] if event.static else x).detach()
         learns_sigma = neuron.sigma.requires_grad
@@ -583,6 +608,14 @@ class Recording:
                 f"{name} got {rows} rows, the noisy layers before it {self.rows}; "
                 "every noisy layer must see the same replicas * batch rows."
             )
+        if self.rows is None and rows and all(rows % made for made in self.expanded if made):
+            made = ", ".join(str(n) for n in sorted(self.expanded) if n)
+            if made:
+                raise RecordingError(
+                    f"{name} got a current of shape {tuple(drift.shape)}, {rows} rows, but "
+                    f"learner.expand() made {made}. Put the network's input through it as well, "
+                    "along its batch dimension (time-first input: expand(..., dim=1))."
+                )
         self.rows = rows
 
 

@@ -165,8 +165,13 @@ class NITSPlus:
     ) -> None:
         if (after is None) == (patience is None):
             raise ValueError("NITSPlus takes either after= or patience=.")
-        if min(x for x in (after, patience) if x is not None) < 1:
-            raise ValueError(f"It must be positive, got after={after}, patience={patience}.")
+        counted = after if patience is None else patience
+        if not isinstance(counted, int) or counted < 1:
+            raise ValueError(
+                f"It must be a positive integer, got after={after}, patience={patience}."
+            )
+        if not hasattr(learner, "rule"):
+            raise TypeError(f"NITSPlus takes a NITLearner, got {type(learner).__name__}.")
         self.learner = learner
         self.after = after
         self.patience = patience

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .compat import loaded_neuron_families
 from .errors import SwapError
 from .neurons.ann import NoisyActivation
-from .neurons.base import NoisyNeuron, checked_sigma, noisy_neurons
+from .neurons.base import NoisyNeuron, check_module, checked_sigma, noisy_neurons
 from .neurons.registry import noisy_classes, plain_classes
 from .swap_activations import ELEMENTWISE, activations, unwrap, wrap, wrapped
 
@@ -130,6 +130,7 @@ def restore_neurons(net: nn.Module) -> nn.Module:
 
 def spiking_modules(net: nn.Module) -> dict[str, nn.Module]:
     """All neurons of `net` that fire, noisy or not, of any imported framework, by name."""
+    check_module(net)
     families = loaded_neuron_families()
     found: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()

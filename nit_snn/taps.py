@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -231,6 +232,9 @@ class Tap:
         if vars(self.module).get("forward") is self:
             del self.module.forward
 
+    def __reduce__(self) -> NoReturn:
+        refuse_copy()
+
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or not self._fast(args[0]):
             return self._forward(*args, **kwargs)
@@ -315,6 +319,14 @@ class Tap:
         if held.keys() != now.keys() or any(held[name] is not now[name] for name in now):
             self._parameters = dict(now)
         return self._parameters
+
+
+def refuse_copy() -> NoReturn:
+    """What stands in a network while it is recorded is no part of it."""
+    raise RecordingError(
+        "The network was copied or saved while a NITLearner records it. Do so before or after "
+        "the record() block."
+    )
 
 
 def _marked(tensor: Tensor) -> Source | None:

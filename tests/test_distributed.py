@@ -157,14 +157,28 @@ def bad_in_one(rank: int) -> str:
     with learner.record():
         net(learner.expand(torch.randn(5, 4)))
     losses = torch.full((10,), float("nan") if rank else 1.0)
-    try:
+    with pytest.raises(NonFiniteLossError, match="10 of 10" if rank else "1 other process"):
         learner.backward(losses)
-    except NonFiniteLossError:
-        assert rank == 1
-    except LossError as error:
-        assert rank == 0 and "1 other process" in str(error)
+    with pytest.raises(LossError, match="1 other process" if rank else "reduction='none'") as bad:
+        learner.backward(torch.ones(10 if rank else 9))
+    assert not isinstance(bad.value, NonFiniteLossError)
     assert all(p.grad is None for p in net.parameters())
     return "both have refused"
+
+
+def skipped_in_all(rank: int) -> tuple[int, float]:
+    """A bad loss, and then a gradient that is bad, in one process: both leave the batch out."""
+    net = swap_neurons(Readout("snntorch"))
+    learner = NITLearner(net, replicas=4, seed=3, distributed="replicas", nonfinite="skip")
+    x = torch.ones(5, 4)
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    for bad_loss in (True, False):
+        with learner.record():
+            net(learner.expand(x if bad_loss or not rank else x * float("inf")))
+        mean = learner.backward(torch.full((10,), float("nan") if bad_loss and rank else 1.0))
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in net.parameters())
+    return learner.skipped, float(mean)
 
 
 def refusals(rank: int) -> list[str]:
@@ -189,7 +203,7 @@ def refusals(rank: int) -> list[str]:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
     """Two processes in which all of this happens, since starting them takes longest."""
     folder = tmp_path_factory.mktemp("pair") / "ranks"
-    return run(2, folder, shared_samples, bad_in_one, refusals)
+    return run(2, folder, shared_samples, bad_in_one, refusals, skipped_in_all)
 
 
 def test_shared_samples_have_noise_of_their_own_and_one_gradient(pair: list[list[Any]]) -> None:
@@ -209,6 +223,10 @@ def test_shared_samples_have_noise_of_their_own_and_one_gradient(pair: list[list
 
 def test_a_bad_loss_in_one_process_stops_all(pair: list[list[Any]]) -> None:
     assert pair[1] == ["both have refused"] * 2
+
+
+def test_a_bad_batch_in_one_process_is_skipped_by_all(pair: list[list[Any]]) -> None:
+    assert pair[3] == [(2, 1.0)] * 2
 
 
 def test_what_cannot_be_shared_out_is_refused(pair: list[list[Any]]) -> None:
