@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..compat import require
+from ..compat import give_functional_states, require
 from ..kernels.noisy_lif.reference import Dynamics
 from ..synapses import register_synapse
 from ..synapses.conv import conv_gradient
@@ -277,6 +277,8 @@ NOISY = {
     sj.LIFNode: NoisyLIFNode,
     sj.ParametricLIFNode: NoisyParametricLIFNode,
 }
+for _node in NOISY.values():
+    give_functional_states(_node)
 
 #: Methods of the framework's nodes that a noisy one never calls, and where it does their work.
 REPLACED = ("single_step_functional_forward", "multi_step_functional_forward"), "_charge"

@@ -3,6 +3,10 @@
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -35,3 +39,38 @@ def loaded_neuron_families() -> list[ModuleType]:
         for framework in ("snntorch", "spikingjelly")
         if framework in sys.modules
     ]
+
+
+def give_functional_states(node: type) -> None:
+    """Gives a noisy node what SpikingJelly has since 2.0: states that go in and come out.
+
+    Before, a node reads and writes its own membrane, in a `single_step_forward` of its own with no
+    place for noise. Nothing happens where the framework has it.
+
+    Args:
+        node: A class with `single_step_functional_forward`.
+    """
+    if not hasattr(node, "materialize_states"):
+        node.materialize_states = _materialize_states  # type: ignore[attr-defined]
+        node.single_step_forward = _single_step_forward  # type: ignore[attr-defined]
+
+
+def _materialize_states(
+    self: Any, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str
+) -> tuple[Any, ...]:
+    """A membrane that is still a number, or another batch's, becomes a tensor like the input."""
+    x = inputs[0][0] if step_mode == "m" else inputs[0]
+    v = states[0]
+    if not isinstance(v, Tensor) or v.shape != x.shape:
+        v = torch.full_like(x, self.v_reset or 0.0, requires_grad=False)
+    elif v.dtype != x.dtype or v.device != x.device:
+        v = v.to(x)
+    return (v, *states[1:])
+
+
+def _single_step_forward(self: Any, x: Tensor) -> Tensor:
+    states = self.materialize_states((x,), tuple(self._memories.values()), "s")
+    (spike,), states = self.single_step_functional_forward((x,), states)
+    for name, value in zip(self._memories, states, strict=True):
+        setattr(self, name, value)
+    return spike  # type: ignore[no-any-return]

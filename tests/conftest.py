@@ -8,7 +8,7 @@ import pytest
 import snntorch as snn
 import torch
 from hypothesis import settings
-from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based import base, functional, layer, neuron
 from torch import Tensor, nn
 
 settings.register_profile("no deadline", deadline=None)
@@ -61,6 +61,13 @@ class SpikingJellyNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.spikes(x).sum(0)
+
+
+def reset_nodes(net: nn.Module) -> None:
+    """SpikingJelly's `reset_net`, which before 2.0 stumbles over snnTorch's neurons."""
+    for module in net.modules():
+        if isinstance(module, base.MemoryModule):
+            module.reset()
 
 
 @pytest.fixture(autouse=True)

@@ -79,3 +79,19 @@ def test_nothing_to_average_over_is_an_error(baseline: str, antithetic: bool) ->
 def test_unknown_baseline() -> None:
     with pytest.raises(ValueError, match="leave-one-out"):
         advantages(LOSSES, "median")
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_the_fewest_replicas_are_just_enough(antithetic: bool) -> None:
+    fewest = baselines.minimal_replicas("leave-one-out", antithetic)
+    assert fewest == (4 if antithetic else 2)
+    assert advantages(torch.ones(fewest, 1), "leave-one-out", Sharing(antithetic)).abs().max() == 0
+    with pytest.raises(ValueError, match="use more replicas"):
+        advantages(torch.ones(fewest // 2, 1), "leave-one-out", Sharing(antithetic))
+    for baseline in ("batch-mean", "none"):
+        assert baselines.minimal_replicas(baseline, antithetic) == (2 if antithetic else 1)
+
+
+def test_an_error_names_replicas_and_samples_alone() -> None:
+    with pytest.raises(ValueError, match=r"among \(1, 2\) \(replicas, samples\)"):
+        mean_of_others(torch.ones(1, 2, 3))

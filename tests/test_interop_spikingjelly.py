@@ -18,6 +18,10 @@ from nit_snn.neurons import NoisyLIFNode
 
 STEPS, BATCH, REPLICAS = 5, 4, 8
 LABELS = torch.tensor([0, 1, 2, 1])
+closes_itself = pytest.mark.skipif(
+    not hasattr(monitor.OutputMonitor, "__enter__"),
+    reason="SpikingJelly's monitors are context managers since 2.0",
+)
 
 
 def gradients(net: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
@@ -38,6 +42,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
     return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first, second, strict=True))
 
 
+@closes_itself
 @pytest.mark.parametrize("recorded", [False, True])
 def test_monitors_of_outputs_inputs_and_attributes(recorded: bool) -> None:
     net = swap_neurons(SpikingJellyNet(steps=STEPS), sigma=0.5)
@@ -65,6 +70,7 @@ def test_monitors_of_outputs_inputs_and_attributes(recorded: bool) -> None:
     assert after.shape == spikes.shape and (after[spikes.bool()] == 0).all()
 
 
+@closes_itself
 def test_a_monitor_of_gradients_sees_none_in_a_recorded_pass() -> None:
     """There is no graph through a spike to see one on, and the gradient is the same with it."""
     net = swap_neurons(SpikingJellyNet(steps=STEPS))

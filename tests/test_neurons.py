@@ -21,6 +21,9 @@ from nit_snn.errors import SwapError
 from nit_snn.neurons.snntorch import NoisyLeaky
 from nit_snn.neurons.spikingjelly import NOISY, NoisyIFNode, NoisyLIFNode
 
+# SpikingJelly before 2.0 writes some of the same sums in another order, in compiled functions.
+SINCE_2 = hasattr(neuron.BaseNode, "materialize_states")
+SAME = torch.equal if SINCE_2 else torch.allclose
 SJ_OPTIONS: list[tuple[type, dict[str, Any]]] = [
     (neuron.IFNode, {"v_reset": 0.0}),
     (neuron.IFNode, {"v_reset": None}),
@@ -97,10 +100,12 @@ def test_nodes_without_noise_are_the_frameworks_own_bit_for_bit(
     x = 4 * torch.randn(5, 4)
     assert torch.equal(plain.spikes(x), noisy.spikes(x))
     for i in (1, 3):
-        assert torch.equal(plain.body[i].v, noisy.body[i].v)
-        assert (plain.body[i].v_seq is None) == (noisy.body[i].v_seq is None)
-        if store:
-            assert torch.equal(plain.body[i].v_seq, noisy.body[i].v_seq)
+        assert SAME(plain.body[i].v, noisy.body[i].v)
+        if store and (mode == "m" or SINCE_2):  # before, one step alone is not stored
+            assert SAME(plain.body[i].v_seq, noisy.body[i].v_seq)
+        else:
+            assert getattr(plain.body[i], "v_seq", None) is None
+            assert getattr(noisy.body[i], "v_seq", None) is None
 
 
 @pytest.mark.parametrize(("kind", "options"), SNN_KINDS)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import snntorch as snn
 import torch
-from conftest import SnnTorchNet, SpikingJellyNet
+from conftest import SnnTorchNet, SpikingJellyNet, reset_nodes
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -27,7 +27,7 @@ class Loop(nn.Module):
         self.body, self.static = body, static
 
     def forward(self, x: Tensor) -> Tensor:
-        functional.reset_net(self)
+        reset_nodes(self)
         for m in self.modules():
             if isinstance(m, snn.SpikingNeuron):
                 m.reset_mem()
@@ -46,7 +46,7 @@ class MultiStep(nn.Module):
         functional.set_step_mode(self, "m")
 
     def forward(self, x: Tensor) -> Tensor:
-        functional.reset_net(self)
+        reset_nodes(self)
         return self.body(x.unsqueeze(0).repeat(STEPS, *(1,) * x.dim())).flatten(2).sum(0)
 
 
@@ -148,7 +148,7 @@ class StaticSequence(nn.Module):
             functional.set_step_mode(first, "m")
 
     def forward(self, x: Tensor) -> Tensor:
-        functional.reset_net(self)
+        reset_nodes(self)
         x = self.first(x) if self.current else x
         x = x.unsqueeze(0).expand(STEPS, *x.shape)
         return self.rest(x if self.current else self.first(x)).flatten(2).sum(0)
@@ -506,7 +506,7 @@ def test_time_first_input_is_expanded_along_its_second_dimension() -> None:
     x = torch.randn(STEPS, 5, 4, dtype=torch.float64)
     found = []
     for route in ("auto", "general"):
-        functional.reset_net(net)
+        reset_nodes(net)
         learner = NITLearner(net, replicas=4, seed=1, route=route)
         net.zero_grad()
         with learner.record():

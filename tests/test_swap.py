@@ -14,6 +14,9 @@ from nit_snn.errors import SwapError
 from nit_snn.neurons.snntorch import NoisyLeaky
 from nit_snn.neurons.spikingjelly import NoisyIFNode, NoisyLIFNode
 
+# SpikingJelly has parallel neurons since 2.0.
+PARALLEL = neuron.SlidingPSN(k=2) if hasattr(neuron, "SlidingPSN") else neuron.QIFNode()
+
 
 class Nested(nn.Module):
     """Neurons in a Sequential, a ModuleList, a ModuleDict, deep inside, and one of them shared."""
@@ -110,7 +113,7 @@ def test_reset_net_works_although_it_cached_the_modules_before_the_swap() -> Non
         (nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)), "no spiking neuron"),
         (nn.Sequential(snn.LeakyParallel(2, 2)), r"0 \(LeakyParallel\)"),
         (nn.Sequential(snn.Leaky(beta=0.5), neuron.KLIFNode()), r"1 \(KLIFNode\)"),
-        (nn.Sequential(layer.Linear(2, 2), neuron.SlidingPSN(k=2)), r"1 \(SlidingPSN\)"),
+        (nn.Sequential(layer.Linear(2, 2), PARALLEL), r"1 \((SlidingPSN|QIFNode)\)"),
         (nn.Sequential(snn.Leaky(beta=0.5), snn.SLSTM(2, 2)), r"1 \(SLSTM\)"),
         (nn.Sequential(NoisyLeaky(beta=0.5)), r"0 \(NoisyLeaky\)"),
         (nn.Sequential(neuron.IFNode(), rnn.SpikingLSTM(2, 2, 1)), r"1 \(SpikingLSTM\)"),

@@ -1,0 +1,56 @@
+"""The page about versions and mutants says what the files say, and the bounds are what was run."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "docs" / "benchmarks"
+PAGE = "\n".join(page.read_text() for page in sorted((ROOT / "docs").glob("reliability*.md")))
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((BENCHMARKS / f"{name}.json").read_text())
+
+
+def line_of(row: dict[str, Any]) -> str:
+    versions = row["versions"]
+    cells = [row["python"], *(versions.get(p, "-") for p in ("torch", "snntorch", "spikingjelly"))]
+    cells.append(str(len(row["tests"])))
+    cells += [str(row[outcome]) for outcome in ("passed", "failed", "skipped")]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_every_environment_is_in_the_table_and_none_failed() -> None:
+    rows = read("compatibility")["rows"]
+    between = re.search(r"versions:begin.*?-->\n(.*?)<!-- versions:end", PAGE, re.S)
+    assert between is not None
+    assert between[1].strip().splitlines()[2:] == [line_of(row) for row in rows]
+    assert all(row["failed"] == 0 and row["passed"] > 0 for row in rows)
+
+
+def test_lower_bounds_were_run() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["snntorch"], *extras["spikingjelly"]]
+    run = [row["versions"] for row in read("compatibility")["rows"]]
+    for package, bound in (line.split(">=") for line in asked if ">=" in line):
+        found = {versions.get(package, "") for versions in run}
+        assert any(f"{version}.".startswith(f"{bound}.") for version in found), package
+    named = {c.rpartition(" ")[2] for c in project["classifiers"] if ":: 3." in c}
+    assert named <= {row["python"].rpartition(".")[0] for row in read("compatibility")["rows"]}
+
+
+def test_mutants_are_counted() -> None:
+    found = read("mutants")
+    modules = found["modules"].values()
+    assert found["tried"] == sum(m["tried"] for m in modules)
+    assert found["tried"] - found["killed"] == len(found["survivors"])
+    said = re.search(r"Of (\d+) possible .* in (\d+) modules, (\d+) were tried and (\d+)", PAGE)
+    assert said is not None
+    wanted = (found["places"], len(found["modules"]), found["tried"], found["killed"])
+    assert tuple(map(int, said.groups())) == wanted
