@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+
+from nit_snn import NITLearner, swap_neurons
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -61,3 +65,50 @@ def test_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def few(protocol, **fewer):  # type: ignore[no-untyped-def]
     """A protocol or a check with fewer of what takes long."""
     return lambda *args, **options: protocol(*args, **{**options, **fewer})
+
+
+def test_signed_spikes_are_the_same_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights W and bias b of a signed network do what 2 W and b - sum W do in a plain one."""
+    pytest.importorskip("torchattacks")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import paper_tables
+
+    signed, plain = (paper_tables.Net(steps=5, signed=sends) for sends in (True, False))
+    state = signed.state_dict()
+    for name in ("fc1", "fc2"):
+        state[f"{name}.bias"] = state[f"{name}.bias"] - state[f"{name}.weight"].sum(1)
+        state[f"{name}.weight"] = 2 * state[f"{name}.weight"]
+    plain.load_state_dict(state)
+    assert not plain.mean.any()
+    images = torch.rand(50, 1, 28, 28)
+    rates = signed(signed.encode(images))
+    assert 0 < rates.mean() < 1
+    same = rates == plain(plain.encode(images))
+    assert same.float().mean() > 0.99  # a membrane may lie within rounding of its threshold
+
+
+def test_the_sign_rule_points_along_the_gradient_where_spikes_are_signed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("torchattacks")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import paper_tables
+
+    cosines = {}
+    for signed in (True, False):
+        torch.manual_seed(0)
+        net = paper_tables.Net(steps=4, signed=signed)
+        swap_neurons(net, sigma=1.0)
+        x, y = torch.rand(32, 784), torch.arange(32) % 10
+        found = []
+        for options in ({"rule": "nit-s"}, {"control": "time", "conditional": "pathwise"}):
+            learner = NITLearner(net, replicas=256, seed=1, **{"control": "readout", **options})
+            net.zero_grad()
+            with learner.record():
+                xr, yr = learner.expand(x, y)
+                losses = F.cross_entropy(net(xr), yr, reduction="none")
+            learner.backward(losses)
+            learner.close()
+            found.append(net.fc2.weight.grad.flatten().clone())
+        cosines[signed] = F.cosine_similarity(*found, dim=0).item()
+    assert cosines[True] > 0.8 > 0.5 > cosines[False]
