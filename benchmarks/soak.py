@@ -136,7 +136,7 @@ def soak(minutes: float, every: float, steps: int, seed: int) -> list[dict[str, 
         while (passed := time.monotonic() - started) < 60 * minutes:
             options, make = next(ways)
             made += train_once(make, options, x, labels, steps)
-            if passed >= every * len(points):
+            if not points or passed >= points[-1]["seconds"] + every:
                 points.append(
                     {"seconds": passed, "steps": made, "mib": resident(), "tensors": tensors()}
                 )

@@ -30,7 +30,13 @@ extensions = [
     "sphinx.ext.napoleon",
     "mathml",
 ]
-exclude_patterns = ["_build", "results", "**/.ipynb_checkpoints", "jupyter_execute"]
+exclude_patterns = [
+    "_build",
+    "results",
+    "benchmarks/*.md",
+    "**/.ipynb_checkpoints",
+    "jupyter_execute",
+]
 suppress_warnings = ["config.cache"]
 
 html_theme = "furo"

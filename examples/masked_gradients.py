@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     for folder in (args.work, args.output):
         folder.mkdir(parents=True, exist_ok=True)
     splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
-    net = paper_tables.trained("NIT", splits, args)
+    net = paper_tables.train("NIT", splits, args)
     net.eval()
     torch.manual_seed(args.seed)
     x, y = (t[: args.images] for t in splits.test.tensors)

@@ -762,14 +762,17 @@ class NITLearner:
             error = found
         if self._ranks.size > 1:
             skipped = isinstance(error, NonFiniteLossError)
-            flags = torch.tensor([float(error is not None), float(skipped)], device=self._device)
-            bad, not_finite = self._ranks.sum(flags).tolist()
-            if bad > not_finite and (error is None or skipped):
-                raise LossError(f"{int(bad - not_finite)} other processes have no usable losses.")
+            # One number tells how many there are of either kind.
+            beyond = self._ranks.size + 1
+            flag = 0.0 if error is None else 1.0 if skipped else float(beyond)
+            total = self._ranks.sum(torch.tensor(flag, device=self._device))
+            unusable, not_finite = divmod(int(total), beyond)
+            if unusable and (error is None or skipped):
+                raise LossError(f"{unusable} other processes have no usable losses.")
             if not_finite and error is None:
                 mean = values.detach().sum() / max(1, values.shape[-1] * self._ranks.size)
                 raise NonFiniteLossError(
-                    f"{int(not_finite)} other processes have losses that are NaN or infinite.",
+                    f"{not_finite} other processes have losses that are NaN or infinite.",
                     mean,
                 )
         if error is not None:

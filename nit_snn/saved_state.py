@@ -22,7 +22,9 @@ def check(state: Any, owner: str, entries: Entries) -> None:
         CheckpointError: It names all entries that are wrong.
     """
     if not isinstance(state, dict):
-        raise CheckpointError(f"The {owner}'s state is no dict but {_shown(state)}.")
+        raise CheckpointError(
+            f"The {owner}'s state is no dict, as its state_dict() gives, but {_shown(state)}."
+        )
     missing = sorted(set(entries) - set(state))
     if missing:
         raise CheckpointError(f"The {owner}'s state lacks: {', '.join(missing)}.")

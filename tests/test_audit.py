@@ -576,7 +576,7 @@ def frozen() -> nn.Module:
     ("build", "options", "message"),
     [
         (Readout, {}, "Pass sigma"),
-        (Readout, {"sigma": 0.0}, "must be positive"),
+        (Readout, {"sigma": 0.0}, "must be finite and positive"),
         (lambda: swap_neurons(Readout()), {"sigma": 1.0}, "noisy already"),
         (lambda: nn.Linear(4, 3), {"sigma": 1.0}, "Nothing to do"),
         (unregistered, {}, "not noisy"),

@@ -16,8 +16,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-#: What examples write into docs/results is no page.
-PAGES = sorted(p for p in DOCS.rglob("*.md") if not {"_build", "results"} & set(p.parts))
+#: What examples and benchmarks write into docs is no page.
+PAGES = sorted(
+    p for p in DOCS.rglob("*.md") if not {"_build", "results", "benchmarks"} & set(p.parts)
+)
 TUTORIALS = sorted((DOCS / "tutorials").glob("[0-9][0-9]_*.md"))
 PUBLIC = (
     "nit_snn",

@@ -75,7 +75,7 @@ def test_a_resumed_schedule_switches_at_the_same_step(options: dict[str, int]) -
     "options", [{}, {"after": 1, "patience": 1}, {"after": 0}, {"patience": -1}], ids=str
 )
 def test_bad_options(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"NITSPlus takes|must be positive"):
+    with pytest.raises(ValueError, match=r"NITSPlus takes|must be a positive integer"):
         NITSPlus(attached(), **options)
 
 
