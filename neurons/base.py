@@ -255,8 +255,8 @@ class NoisyNeuron(nn.Module):
 
     @property
     def membrane(self) -> Tensor | None:
-        """What the last call left, (N, *); None if nothing is carried on."""
-        raise NotImplementedError
+        """What the last call left, (N, *); None if that is nothing, or a class does not say."""
+        return None
 
     def _emit(self, spikes: Tensor) -> Tensor:
         return spikes if self._recorder is None else self._recorder.emit(self, spikes)
