@@ -23,7 +23,7 @@ def test_nothing_is_left_of_a_network(make: Any, options: dict[str, Any]) -> Non
     soak.train_once(make, options, x, y, steps=1)  # what is made once, and kept
     before = soak.tensors()
     soak.train_once(make, options, x, y, steps=2)
-    assert soak.tensors() == before
+    assert soak.tensors() <= before  # other tests may leave some that go meanwhile
 
 
 def test_a_short_run(tmp_path: Path) -> None:
