@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     saved = Checkpoints(args.checkpoint).newest()
     if saved is None:
         raise SystemExit(f"No checkpoint in {args.checkpoint}: run adversarial_training.py first.")
-    hidden = saved.settings["hidden"]
-    net = Spiking(hidden, SETTINGS["NIT"])
+    hidden, steps = saved.settings["hidden"], saved.settings["steps"]
+    net = Spiking(hidden, replace(SETTINGS["NIT"], steps=steps))
     net.load_state_dict(saved.parts["net"])
     splits = split(*load(args.dataset, args.data_dir), seed=args.seed)
     images, labels = (t[: args.images] for t in splits.test.tensors)

@@ -15,6 +15,9 @@ from .memory import MODES
 from .neurons.base import NoisyNeuron
 from .swap import spiking_modules
 
+#: What becomes of a bad batch. "write" is for `torch.amp.GradScaler`, which looks by itself.
+POLICIES = ("raise", "skip", "write")
+
 
 def check_options(replicas: int, baseline: str, antithetic: bool, route: str) -> None:
     if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
@@ -47,8 +50,8 @@ def check_seed(seed: Any) -> None:
 
 
 def check_nonfinite(policy: str) -> None:
-    if policy not in ("raise", "skip", "write"):
-        raise AttachError(f"nonfinite must be 'raise', 'skip' or 'write', got {policy!r}.")
+    if policy not in POLICIES:
+        raise AttachError(f"nonfinite must be one of {POLICIES}, got {policy!r}.")
 
 
 def check_conditional(conditional: bool | str) -> None:

@@ -14,9 +14,6 @@ from .errors import NonFiniteGradientError, NonFiniteWeightError
 from .neurons.base import NoisyNeuron
 from .two_passes import all_or_nothing
 
-#: What becomes of a bad batch. "write" is for `torch.amp.GradScaler`, which looks by itself.
-POLICIES = ("raise", "skip", "write")
-
 
 @torch.no_grad()
 def all_finite(tensors: Sequence[Tensor]) -> bool:
@@ -53,7 +50,7 @@ def kept_out(
     Args:
         net: The network.
         neurons: Its noisy neurons, by name.
-        policy: One of `POLICIES`.
+        policy: One of `nit_snn.checks.POLICIES`.
         gradients: What will be added, by parameter, if all of it is known before. Otherwise it is
             looked at afterwards, for which what was there before is put aside meanwhile.
 

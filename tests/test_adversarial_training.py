@@ -92,6 +92,23 @@ def test_a_killed_run_resumes_to_the_same_weights(
         module.Run(setting, 7, 0).train(splits, checkpoint, resume=True)
 
 
+def test_a_trained_network_is_certified_with_the_steps_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, monkeypatch, "--methods", "NIT", "--steps", "4")
+    certify = importlib.import_module("certify")
+    made: list[Any] = []
+    monkeypatch.setattr(certify, "Spiking", lambda *args: made.append(Spiking(*args)) or made[-1])
+    Spiking = importlib.import_module("adversarial_training").Spiking
+    places = ["--checkpoint", str(tmp_path / "mnist_6_NIT"), "--output", str(tmp_path)]
+    certify.main([*places, "--images", "4", "--draws", "100", "--sigmas", "0.25"])
+    assert [net.steps for net in made] == [4]
+    rows = json.loads((tmp_path / "certified_mnist.json").read_text())["rows"]
+    assert len(rows) == 3 and (tmp_path / "certified_mnist.png").stat().st_size > 1000
+    with pytest.raises(SystemExit, match="No checkpoint in"):
+        certify.main(["--checkpoint", str(tmp_path / "none"), "--output", str(tmp_path)])
+
+
 def test_the_search_writes_its_trials_and_leaves_out_finished_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
