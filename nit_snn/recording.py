@@ -388,8 +388,7 @@ class Recording:
         ):
             return None
         trace, steps = self.traces[neuron], len(x)
-        self._begin(trace, sequence.state)
-        event = self._begin_sequence(trace, x, lif)
+        event = self._begin_sequence(trace, sequence)
         current = (x[:1] if event.static else x).detach()
         layer = self.layer_of(trace)
         run = partial(
@@ -437,8 +436,7 @@ class Recording:
         ):
             return None
         trace, steps = self.traces[neuron], len(x)
-        self._begin(trace, state)
-        event = self._begin_sequence(trace, x, lif)
+        event = self._begin_sequence(trace, sequence)
         current = (x[:1] if event.static else x).detach()
         learns_sigma = neuron.sigma.requires_grad
         seen = Conditioning(
@@ -486,8 +484,10 @@ class Recording:
             self._append(trace, event, steps)
         return spikes, last
 
-    def _begin_sequence(self, trace: LayerTrace, x: Tensor, lif: Lif) -> Event:
+    def _begin_sequence(self, trace: LayerTrace, sequence: Sequence) -> Event:
         """Checks and counts a sequence of steps; what will be remembered of it."""
+        self._begin(trace, sequence.state)
+        x, lif = sequence.current, sequence.lif
         steps = len(x)
         source, static = Source.of(x)
         targets = () if source is None else (Target(source, None, steps, lif.gain),)
