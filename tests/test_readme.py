@@ -225,6 +225,8 @@ def test_robustness_is_that_of_the_tables() -> None:
     text = f"keeps {own['worst']:.1f}% in the worst case of {len(own['attacks'])} attacks"
     assert f"{text} at {own['clean']:.1f}% clean" in README
     assert f"of the same size keeps {by_method['ReLU']['worst']:.1f}%" in README
+    wide = json.loads((ROOT / "docs/results/adversarial_mnist_512.json").read_text())["rows"]
+    assert "one short run: {:.1f}% and {:.1f}%".format(*(row["worst"] for row in wide)) in README
     page = (ROOT / "docs/robustness.md").read_text()
     for dataset in ("mnist", "fashion-mnist"):
         for line in (ROOT / f"docs/results/{dataset}.md").read_text().splitlines():
