@@ -133,6 +133,13 @@ def test_speed_is_that_of_the_benchmark() -> None:
         one = row["milliseconds"] / row["replicas"]
         ratio = "-" if bptt else f"{row['bptt_over_one_replica']:.1f}"
         assert f"| {row['method']} | {row['milliseconds']:.2f} | {one:.3f} | {ratio} |" in text
+    named = ("NIT, default", "NIT, noise from a table")
+    of = {row["method"]: f"1/{row['bptt_over_one_replica']:.0f}" for row in results["rows"]}
+    jelly, torch_ = (
+        [of[f"{frame}, {way}"] for way in named] for frame in ("SpikingJelly", "snnTorch")
+    )
+    assert f"in SpikingJelly takes {jelly[0]} of a step" in README
+    assert f'{jelly[1]} with `noise="table"` (in snnTorch {torch_[0]} and {torch_[1]})' in README
     ways = [f"readout of a pass, forth and back: {way}" for way in ("as 16", "10 outputs")]
     fast, slow = (f"{single[way]:.1f}" for way in ways)
     assert f"{fast} ms for a whole pass, forth and back, and {slow} as" in text
