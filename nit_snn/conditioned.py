@@ -6,6 +6,7 @@ a processor's cache holds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +17,7 @@ from .firing import Firing
 from .neurons.base import Lif
 from .neurons.closed_form import add, number
 from .pathwise import carried, gap, silent_mean, spike_scores, wandering
+from .torch_layer import TorchLayer
 
 _AT_ONCE = 2**18
 
@@ -26,7 +28,8 @@ class Conditioned:
 
     Attributes:
         score: That of the spike, without its `1 / sigma`.
-        level: a, the distance to the threshold in units of sigma.
+        level: a, the distance to the threshold in units of sigma; None if only what is made of it
+            is asked for.
         decay: du/dm of what each step leaves behind; None where nothing is carried on.
         level_score: The spike's score of the noise level, likewise; None if it is not learned.
         level_decay: du/dsigma, likewise.
@@ -38,7 +41,7 @@ class Conditioned:
     """
 
     score: Tensor
-    level: Tensor
+    level: Tensor | None
     decay: Tensor | None = None
     level_score: Tensor | None = None
     level_decay: Tensor | None = None
@@ -53,7 +56,7 @@ class Conditioning:
     """Watches a sequence (see `nit_snn.torch_layer.TorchLayer.run`).
 
     Args:
-        like: (T, N, *), for shape and type.
+        noise: eps of all steps to come, (N, *), for their number and shape.
         sigma: Noise level, in this type.
         lif: What the membrane does; a reset happens at once.
         threshold: Where it fires.
@@ -68,7 +71,7 @@ class Conditioning:
 
     def __init__(
         self,
-        like: Tensor,
+        noise: Sequence[Tensor],
         sigma: Tensor,
         lif: Lif,
         threshold: float | Tensor,
@@ -82,7 +85,7 @@ class Conditioning:
         self.through_time = through_time
         self.wiped = lif.dynamics.reset == "hard"
         self.carries = isinstance(lif.decay, Tensor) or lif.decay != 0
-        self._steps, self._length = len(like), max(1, _AT_ONCE // max(1, like[0].numel()))
+        self._steps, self._length = len(noise), max(1, _AT_ONCE // max(1, noise[0].numel()))
         level = number(sigma)
         self._rate, self._offset = -1 / level, number(threshold) / level
         self._noises: list[Tensor] = []
@@ -133,6 +136,54 @@ class Conditioning:
         """m, or where a spike wipes it out what would be there without: `m + sigma E[eps | 0]`."""
         apart = silent_mean(firing) - firing.level if self.wiped else -firing.level
         return apart.mul_(self.sigma).add_(self.threshold)
+
+
+def condition(
+    current: Tensor,
+    state: Tensor,
+    noise: Sequence[Tensor],
+    signs: Sequence[float],
+    lif: Lif,
+    threshold: float | Tensor,
+    sigma: Tensor,
+    *,
+    learns_sigma: bool,
+    controlled: bool,
+    through_time: bool,
+) -> tuple[Tensor, Tensor, Conditioned, Tensor | None]:
+    """Makes the steps of a sequence, and tells what there is to know of them.
+
+    Args:
+        current: (T, N, *), or (1, N, *) for all steps.
+        state: (N, *).
+        noise: eps of each step but for its sign, (N, *).
+        signs: What each is multiplied with.
+        lif: What the membrane does; a reset, "hard" or "soft", happens at once.
+        threshold: Where it fires.
+        sigma: Noise level.
+        learns_sigma: Whether the noise level is learned.
+        controlled: Whether a control variate asks.
+        through_time: Whether it follows membranes and resets.
+
+    Returns:
+        Spikes, (T, N, *); what the last step leaves behind, (N, *); what there is to know of the
+        steps; and what the last membrane would be without its spike, if time is followed.
+    """
+    seen = Conditioning(
+        noise,
+        sigma.to(current.dtype),
+        lif,
+        threshold,
+        learns_sigma=learns_sigma,
+        controlled=controlled,
+        through_time=through_time,
+    )
+    signed = [x if sign == 1 else sign * x for x, sign in zip(noise, signs, strict=True)]
+    layer = TorchLayer(lambda call, *_: signed[call], sigma, "nit", False, lambda size: False)
+    spikes, last = layer.run(
+        current, state, lif, threshold, steps=len(noise), first_step=0, bits=None, watch=seen
+    )
+    return spikes, last, seen.done(), seen.silent
 
 
 def jump(lif: Lif, threshold: float | Tensor, silent: Tensor) -> Tensor:

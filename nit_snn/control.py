@@ -24,19 +24,20 @@ unbiased, however good or bad a coefficient is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .baselines import Sharing, mean_of_others, sum_over_first
+from .baselines import Sharing
 from .conditioned import Conditioned
 from .control_steps import Followed, FollowedSteps
 from .firing import _DENSITY_AT_0, _SQRT_HALF, Firing, bell_
 from .neurons.closed_form import add, number
 from .pathwise import Link
+from .settling import Entry, Settled, settle
 
 if TYPE_CHECKING:
     from .neurons.base import Lif, NoisyNeuron
@@ -72,6 +73,7 @@ class Ledger:
         gains: Factors of the currents whose graphs the drift does not hold.
         gradients: The loss's derivative in the spikes, once collected.
         membranes: Its derivative in the membranes that calls leave behind, likewise.
+        settled: By entry what a backward pass through a sequence has made of them already.
         collecting: Whether a backward pass is to collect them, or to be stopped.
     """
 
@@ -81,6 +83,7 @@ class Ledger:
     gains: list[list[float | Tensor]] = field(default_factory=list)
     gradients: list[Tensor | None] = field(default_factory=list)
     membranes: list[Tensor | None] = field(default_factory=list)
+    settled: dict[int, Settled] = field(default_factory=dict)
     collecting: bool = False
 
 
@@ -125,6 +128,7 @@ class FiringRecord:
     Attributes:
         follows: Whether derivatives are followed through the firing probability.
         signed: Whether the rule is NIT-S.
+        replicas: C, if they share no noise.
         residuals: s - p.
         levels: a, so that `a phi(a) / sigma` is the derivative of p in sigma.
         covariances: Of s and the score of the drift.
@@ -136,6 +140,7 @@ class FiringRecord:
 
     follows: bool = False
     signed: bool = False
+    replicas: int | None = None
     residuals: list[Tensor] = field(default_factory=list)
     levels: list[Tensor] = field(default_factory=list)
     covariances: list[Tensor] = field(default_factory=list)
@@ -271,10 +276,14 @@ class FiringRecord:
         """
         assert steps.residual is not None and steps.density is not None
         density = steps.density.transpose(0, 1)
-        self._enter(steps.residual.transpose(0, 1), steps.level.transpose(0, 1), density, density)
+        # Without a level the noise level is not learned, and nobody asks.
+        level = density if steps.level is None else steps.level.transpose(0, 1)
+        self._enter(steps.residual.transpose(0, 1), level, density, density)
         apart = steps.wandering
         self.wanderings[-1] = None if apart is None else apart.transpose(0, 1)
-        followed = Followed(self._begin(len(spikes)), steps, lif.decay, lif.gain, link)
+        followed = Followed(
+            self._begin(len(spikes)), steps, lif.decay, lif.gain, link, self.replicas
+        )
         self.followed.add(followed.entry)
         with torch.enable_grad():
             before = (None, None) if link is None else self._left_by(link.origin)
@@ -305,17 +314,19 @@ class FiringRecord:
         with torch.enable_grad():
             return _Emission.apply(spikes, self.ledger, many, *(spike for spike, _ in calls))  # type: ignore[no-any-return, no-untyped-call]
 
-    def by_call(self) -> list[Tensor]:
-        """The collected derivatives, call by call, zero where nothing reads the spikes."""
-        return [
-            like.new_zeros(like.shape) if g is None else g.to(like.dtype)
-            for like, g in zip(self.residuals, self.ledger.gradients, strict=True)
-        ]
+    @property
+    def reached(self) -> bool:
+        """Whether the losses depend on the layer's spikes, as far as was collected."""
+        ledger = self.ledger
+        return bool(ledger.settled) or any(g is not None for g in ledger.gradients)
 
-    def wanderers(self) -> list[tuple[Tensor, Tensor]]:
-        """The derivative in a membrane, and how that wandered from its mean, where it matters."""
-        pairs = zip(self.ledger.membranes, self.wanderings, strict=True)
-        return [(g.to(w.dtype), w) for g, w in pairs if g is not None and w is not None]
+    def all_entries(self) -> Iterator[Entry]:
+        """What was collected for each entry."""
+        ledger = self.ledger
+        for entry, residual in enumerate(self.residuals):
+            gradient, membrane = ledger.gradients[entry], ledger.membranes[entry]
+            settled = ledger.settled.get(entry)
+            yield Entry(residual, gradient, membrane, self.wanderings[entry], settled)
 
 
 class _Call(torch.autograd.Function):
@@ -466,82 +477,8 @@ def settle_all(
         collect(losses, list(firing.values()), anchor)
     control, explained = {}, []
     for neuron, record in firing.items():
-        if any(gradient is not None for gradient in record.ledger.gradients):
-            factors, found = settle(record, replicas, sharing)
+        if record.reached:
+            factors, found = settle(record.all_entries(), replicas, sharing)
             control[neuron] = [c.div_(rows) for c in factors]
             explained.append(found.div_(rows))
     return control, explained
-
-
-def settle(record: FiringRecord, replicas: int, sharing: Sharing) -> tuple[list[Tensor], Tensor]:
-    """The coefficients, and what they explain of each row's loss and of its baseline.
-
-    c, the coefficient of a spike, is the mean of g over the other replicas of the same sample. Of
-    the loss it explains `sum c (s - p)`, and with it `sum c (u - E[u | s])`, with the loss's
-    derivative in the membranes as c: given the spike, what is left of a membrane's noise has mean
-    zero and nothing to do with a score that is the spike's alone, so nothing need be put back.
-
-    The losses that a leave-one-out baseline averages vary for the same reasons as the loss itself,
-    so the control variate belongs to each of them, too. Their coefficients leave out both
-    replicas, so that the baseline of replica r depends on nothing of r:
-
-        sum_{r' != r} (G - g_r - g_r') d_r' = (G - g_r) (D - d_r) - sum_{r' != r} g_r' d_r'
-
-    with d = s - p (or the membrane's wandering), and the sums G and D over all replicas. With too
-    few of them the baseline stays as it is.
-
-    Args:
-        record: The layer's record, after `collect`.
-        replicas: C.
-        sharing: Whose noise depends on whose: they are left out, too.
-
-    Returns:
-        c for each call, (N, *), and what is explained of each row's loss less what is explained of
-        its baseline, (N,).
-    """
-    factors: list[Tensor] = []
-    total: Tensor | None = None
-    for gradient, deviation in zip(record.by_call(), record.residuals, strict=True):
-        g, d = (x.unflatten(0, (replicas, -1)) for x in (gradient, deviation))
-        factors.append(mean_of_others(g, sharing).flatten(0, 1))
-        found = _explained(g, d, sharing)
-        total = found if total is None else total + found
-    for gradient, deviation in record.wanderers():
-        g, d = (x.unflatten(0, (replicas, -1)) for x in (gradient, deviation))
-        found = _explained(g, d, sharing)
-        total = found if total is None else total + found
-    assert total is not None
-    return factors, total.flatten()
-
-
-def _explained(g: Tensor, d: Tensor, sharing: Sharing) -> Tensor:
-    """What `c d` explains of each row's loss less that of its baseline, (C, B); see `settle`.
-
-    Multiplied out, so that sums over all replicas take the place of those over all others:
-    `(G - g_r) d_r = G d_r - g_r d_r`, and `(G - g_r) (D - d_r) = G D - G d_r - g_r D + g_r d_r`.
-
-    Args:
-        g: (C, B, *).
-        d: (C, B, *).
-        sharing: Whose noise depends on whose: g_r and d_r are sums over these, but in `c d_r`.
-    """
-    replicas = len(g)
-    size = sharing.size(replicas)
-    others, both = replicas - size, replicas - 2 * size
-    own_g = sharing.groups(g)
-    all_g = sum_over_first(own_g)
-    with_all = _dot(all_g, d)
-    own = _dot(own_g, sharing.groups(d))
-    alone = own if size == 1 else _dot(sharing.spread(own_g, replicas), d)
-    found = (with_all - alone) / others
-    if both > 0:
-        all_d = sum_over_first(sharing.groups(d))
-        rest = _dot(all_g, all_d) - sharing.groups(with_all) - _dot(own_g, all_d) + own
-        of_others = rest - (own.sum(0) - own)
-        found -= sharing.spread(of_others, replicas) / (both * others)
-    return found
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """Inner products over all but the first two dimensions."""
-    return (x * y).sum(tuple(range(2, x.dim()))) if x.dim() > 2 else x * y

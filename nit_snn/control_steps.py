@@ -6,13 +6,19 @@ What `_Call` and `_Linked` do there for single calls.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .backend import is_native
 from .conditioned import Conditioned
+from .native.settle import collect_and_settle
 from .pathwise import Link
+from .settling import Settled
+
+if TYPE_CHECKING:
+    from .control import Ledger
 
 
 @dataclass(eq=False)
@@ -27,6 +33,7 @@ class Followed:
         carry: The derivative of a drift in the membrane that the step before left.
         gain: Factor of the current in the drift.
         link: To the call that left the membrane which the sequence starts from, if one did.
+        replicas: C, if they share no noise.
     """
 
     entry: int
@@ -34,6 +41,7 @@ class Followed:
     carry: float | Tensor
     gain: float | Tensor
     link: Link | None
+    replicas: int | None = None
 
     def collect(
         self, spikes: Tensor | None, membrane: Tensor | None
@@ -67,6 +75,24 @@ class Followed:
             torch.mul(own, steps.density[t], out=drifts[t]).addcmul_(carried, steps.decay[t])
         return drifts, found, membranes
 
+    def tell(
+        self, spikes: Tensor | None, membrane: Tensor | None, ledger: Ledger, wants_drifts: bool
+    ) -> Tensor | None:
+        """Enters what `collect` finds into the ledger; the derivatives in the drifts, if wanted."""
+        if self.replicas is not None and is_native():
+            done = collect_and_settle(
+                self.steps, spikes, membrane, self.carry, self.replicas, wants_drifts
+            )
+            if done is not None:
+                drifts, factors, explained = done
+                ledger.settled[self.entry] = Settled(factors.transpose(0, 1), explained)
+                return drifts
+        found = self.collect(spikes, membrane)
+        ledger.gradients[self.entry] = found[1].transpose(0, 1)
+        if found[2] is not None:
+            ledger.membranes[self.entry] = found[2].transpose(0, 1)
+        return found[0]
+
 
 class FollowedSteps(torch.autograd.Function):
     """Stands for the spikes of a sequence, (T, N, *), and for the membrane that it leaves, (N, *).
@@ -99,12 +125,12 @@ class FollowedSteps(torch.autograd.Function):
         if spikes is None and membrane is None:
             return None, None, visited, None, None, None, None
         followed: Followed = ctx.followed
-        drifts, found, membranes = followed.collect(spikes, membrane)
-        ctx.ledger.gradients[followed.entry] = found.transpose(0, 1)
-        if membranes is not None:
-            ctx.ledger.membranes[followed.entry] = membranes.transpose(0, 1)
         _, wants_current, _, wants_spike, wants_membrane, *_ = ctx.needs_input_grad
         link = followed.link
+        onward = wants_current or link is not None
+        drifts = followed.tell(spikes, membrane, ctx.ledger, onward)
+        if drifts is None or not onward:
+            return None, None, visited, None, None, None, None
         return (
             None,
             drifts * followed.gain if wants_current else None,

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .backend import is_native
 from .emitted import Packed
 from .events import Estimate, Event, LayerTrace
 from .fused import Layer
+from .native.conditioned import charge
 from .neurons.base import NoisyNeuron
 from .rules import Scores, scores, sigma_gradient, weighted_score
 from .taps import Source
@@ -187,7 +189,48 @@ class Gathering:
             own = torch.stack([self._weight(weight, trace.number, call) for call in calls])
         else:
             own = self._weight(weight, trace.number, calls[0])[None]
-        own = own.to(steps.score.dtype).view(len(own), -1, *(1,) * (steps.score.dim() - 2))
+        later = arriving.pop(calls[-1], None)
+        charged = None
+        if is_native() and not sigma.requires_grad:
+            charged = charge(
+                steps,
+                own if self.recording.causal else own[0],
+                sigma,
+                event.carry,
+                self._to_put_back(trace, event, control),
+                later,
+                each=event.drift is not None or not event.static,
+            )
+        if charged is None:
+            charged = self._charged(trace, event, own, control, later, estimate)
+        cotangents, total, later = charged
+        if event.link is not None and later is not None:
+            held = arriving.get(event.link.origin)
+            arriving[event.link.origin] = later if held is None else held + later
+        target = next(iter(event.targets), None)
+        found = total if event.static and event.drift is None else cotangents
+        assert found is not None
+        if event.drift is not None:
+            estimate.drifts.append(event.drift)
+            estimate.cotangents.append(self._scaled(found, event.gain).to(event.drift.dtype))
+        elif target is not None:
+            self._through(target.source, self._scaled(found, target.gain), estimate)
+        return total
+
+    def _charged(
+        self,
+        trace: LayerTrace,
+        event: Event,
+        weight: Tensor,
+        control: Mapping[NoisyNeuron, list[Tensor]],
+        later: Tensor | None,
+        estimate: Estimate,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See `nit_snn.native.conditioned.charge`; `weight` is (1, N) or (T, N)."""
+        steps, sigma = event.steps, trace.neuron.sigma
+        assert steps is not None
+        own = weight.to(steps.score.dtype)
+        own = own.view(len(own), -1, *(1,) * (steps.score.dim() - 2))
         if steps.level_score is not None:
             moved = (own * steps.level_score).sum_to_size(sigma.shape)
             estimate.add(sigma, moved / sigma.detach())
@@ -195,9 +238,8 @@ class Gathering:
         put_back = self._put_back(trace, event, control, estimate)
         if put_back is not None:
             cotangents += put_back.transpose(0, 1)
-        later = arriving.pop(calls[-1], None)
         carried = torch.zeros_like(sigma) if steps.level_decay is not None else None
-        for t in range(len(calls) - 1, -1, -1):
+        for t in range(len(steps.score) - 1, -1, -1):
             if steps.decay is None:
                 break
             if later is not None:
@@ -207,19 +249,17 @@ class Gathering:
             later = cotangents[t] * event.carry
         if carried is not None:
             estimate.add(sigma, carried)
-        if event.link is not None and later is not None:
-            held = arriving.get(event.link.origin)
-            arriving[event.link.origin] = later if held is None else held + later
-        total = cotangents.sum(0)
-        target = next(iter(event.targets), None)
-        if event.drift is not None:
-            estimate.drifts.append(event.drift)
-            scaled = self._scaled(cotangents, event.gain)
-            estimate.cotangents.append(scaled.to(event.drift.dtype))
-        elif target is not None:
-            found = total if event.static else cotangents
-            self._through(target.source, self._scaled(found, target.gain), estimate)
-        return total
+        return cotangents, cotangents.sum(0), later
+
+    def _to_put_back(
+        self, trace: LayerTrace, event: Event, control: Mapping[NoisyNeuron, list[Tensor]]
+    ) -> tuple[Tensor, Tensor] | None:
+        """The coefficients and covariances of `_put_back`, (T, rows, *), not multiplied."""
+        record, factors = self.recording.firing.get(trace.neuron), control.get(trace.neuron)
+        if record is None or factors is None:
+            return None
+        entry = record.entries[event.calls[0]]
+        return factors[entry].transpose(0, 1), record.covariances[entry].transpose(0, 1)
 
     def _put_back(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import baselines, checks, diagnosis, nonfinite, projection, rules, saved_state, warn
+from .baselines import INDEPENDENT
 from .control import settle_all
 from .credit import Credit
 from .distributed import Ranks, check_wrapper
@@ -430,6 +431,7 @@ class NITLearner:
             conditional=self.conditional if self.rule == "nit" else False,
             controlled=self._controlled if self.control != "none" and not rehearsal else (),
             follows=self.control in ("network", "time"),
+            independent=self._credit.sharing == INDEPENDENT,
             through_time=self.control == "time",
             layerwise=self.layerwise,
             causal=self.causal,

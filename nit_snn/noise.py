@@ -266,7 +266,7 @@ class TableNoise:
         count = math.prod(own_shape)
         place = self._places.of(layer, call, count * self.ranks.sharers)
         values = self.table.values(torch.device(device), self._places.size // _BLOCK)
-        sign = -1 if _mix64(self._name + call * layers + layer) & 1 else 1
+        sign = self.sign(layer, call, layers)
         make = torch.zeros if self.layerwise else torch.empty
         noise = make((self.replicas, rows, *shape[1:]), device=device)
         pieces = [values[start:end] for start, end in place]
@@ -276,6 +276,27 @@ class TableNoise:
         if self.antithetic:
             torch.neg(noise[:drawn], out=noise[drawn:])
         return noise.flatten(0, 1).to(torch.float64 if dtype == torch.float64 else torch.float32)
+
+    def read(
+        self, shape: Sequence[int], device: torch.device, *, layer: int, call: int
+    ) -> Tensor | None:
+        """The numbers of `draw` but for `sign`, where they lie; None if they are not in one piece.
+
+        They are not to be written to.
+        """
+        if self.antithetic or self.layerwise:
+            return None
+        count = math.prod(shape)
+        pieces = self._places.of(layer, call, count * self.ranks.sharers)
+        if len(pieces) > 1:
+            return None
+        start = pieces[0][0] + self.ranks.first(count)
+        values = self.table.values(device, self._places.size // _BLOCK)
+        return values[start : start + count].view(torch.Size(shape))
+
+    def sign(self, layer: int, call: int, layers: int) -> int:
+        """What the numbers of a call are multiplied with."""
+        return -1 if _mix64(self._name + call * layers + layer) & 1 else 1
 
     def part(self, number: int, parts: int) -> TableNoise:
         """See `Noise.part`."""

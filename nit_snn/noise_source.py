@@ -78,7 +78,7 @@ class NoiseSource:
         return ReplicaNoise(self._own_seed, replicas, self.antithetic, self.layerwise)
 
     def _by_kernels(self, devices: set[torch.device]) -> bool:
-        plain = all(backend_of(device).name == "torch" for device in devices)
+        plain = all(backend_of(device).name in ("torch", "native") for device in devices)
         return self.point_sets is None and not plain
 
     def _make(

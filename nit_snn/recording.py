@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from . import bits
-from .conditioned import Conditioning, jump
+from .backend import is_native
+from .conditioned import condition, jump
 from .control import FiringRecord, Gate, Memory, Watched
 from .emitted import Emitted, Packed
 from .errors import BiasWarning, LossError, RecordingError
@@ -29,10 +30,12 @@ from .fused import GIVEN, TYPES, Layer, Past
 from .kernels.noise import PhiloxNoise
 from .leftovers import Leftovers
 from .memory import Room, forgetting
+from .native import conditioned as native
+from .native.arguments import fits
 from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .neurons.closed_form import noisy_step, number, spikes_of
 from .neurons.functional import perturb
-from .noise import Noise
+from .noise import Noise, TableNoise
 from .pathwise import Link, carried, gap, silent_mean, spike_scores, wandering
 from .rules import conditional_scores, scores
 from .taps import Source, Tap, refuse_copy
@@ -50,6 +53,7 @@ class Recording:
         conditional: Condition the scores on the spikes: False, True or "pathwise".
         controlled: Names of the layers that get a control variate (see `nit_snn.control`).
         follows: Whether its coefficients are followed from layer to layer.
+        independent: Whether the replicas of a sample share no noise.
         through_time: Whether they are followed through membranes and their resets, too.
         layerwise: Replica c has noise in layer `c % layers` only.
         causal: Losses will come per time step, so that the noise of each call is kept apart.
@@ -74,6 +78,7 @@ class Recording:
         conditional: bool | str = False,
         controlled: Collection[str] = (),
         follows: bool = False,
+        independent: bool = True,
         through_time: bool = False,
         layerwise: bool = False,
         causal: bool = False,
@@ -108,7 +113,7 @@ class Recording:
         }
         self.held: list[tuple[Tensor, Source]] = []
         self.firing = {
-            neuron: FiringRecord(follows, rule == "nit-s")
+            neuron: FiringRecord(follows, rule == "nit-s", noise.replicas if independent else None)
             for name, neuron in neurons.items()
             if name in controlled
         }
@@ -439,31 +444,22 @@ class Recording:
         event = self._begin_sequence(trace, sequence)
         current = (x[:1] if event.static else x).detach()
         learns_sigma = neuron.sigma.requires_grad
-        seen = Conditioning(
-            x,
-            neuron.sigma.detach().to(x.dtype),
+        compiled = is_native() and fits(current, state.contiguous())
+        noise, signs = self.read(trace, event.calls, x)
+        spikes, last, found, silent = (native.condition if compiled else condition)(
+            current,
+            state.contiguous() if compiled else state,
+            noise,
+            signs,
             lif,
             sequence.threshold,
+            neuron.sigma.detach(),
             learns_sigma=learns_sigma,
             controlled=record is not None,
             through_time=self.through_time,
         )
-        layer = TorchLayer(
-            partial(self.draw, trace), neuron.sigma.detach(), self.rule, False, lambda size: False
-        )
-        spikes, last = layer.run(
-            current,
-            state,
-            lif,
-            sequence.threshold,
-            steps=steps,
-            first_step=event.calls[0],
-            bits=None,
-            watch=seen,
-        )
-        found = seen.done()
         event.steps, event.carry = found, lif.decay
-        origin = trace.origin(state) if seen.carries else None
+        origin = trace.origin(state) if found.decay is not None else None
         if origin is not None:
             event.link = Link(origin, lif.decay)
             if record is not None and self.through_time:
@@ -471,8 +467,8 @@ class Recording:
                 event.link = Link(origin, lif.decay, fall)
         between = [x.new_empty(0)] * (steps - 1)
         trace.states += [*between, last]
-        if seen.silent is not None:
-            trace.silent += [*between, seen.silent]
+        if silent is not None:
+            trace.silent += [*between, silent]
         if record is None:
             spikes = self.emit(neuron, spikes)
         else:
@@ -593,6 +589,27 @@ class Recording:
             call=call,
             layers=len(self.traces),
         )
+
+    def read(
+        self, trace: LayerTrace, calls: list[int], like: Tensor
+    ) -> tuple[list[Tensor], list[float]]:
+        """The noise of some calls, but for a sign of each: what a table holds is not copied.
+
+        Args:
+            trace: That of the layer.
+            calls: Their numbers.
+            like: (T, N, *), for shape and type.
+        """
+        numbers, signs = [], []
+        shape, dtype, layers = like.shape[1:], like.dtype, len(self.traces)
+        for call in calls:
+            found = None
+            if isinstance(self.noise, TableNoise) and dtype == torch.float32:
+                found = self.noise.read(shape, like.device, layer=trace.number, call=call)
+                sign = self.noise.sign(trace.number, call, layers)
+            numbers.append(self.draw(trace, call, shape, dtype) if found is None else found)
+            signs.append(1.0 if found is None else float(sign))
+        return numbers, signs
 
     def _check_rows(self, name: str, drift: Tensor) -> None:
         replicas = self.noise.replicas

@@ -1,7 +1,8 @@
 """A dense layer with few outputs, computed as if it had sixteen.
 
 A product with a handful of columns takes longer on a CPU than one with sixteen, and a classifier's
-readout is such a product, over all replicas and steps (timed in `benchmarks/step.py`).
+readout is such a product, over all replicas and steps (timed in `benchmarks/step.py`). Where its
+outputs are summed over the steps their gradients are the same at all of them, and are taken once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def suits(module: nn.Module, x: Tensor) -> bool:
         isinstance(weight, Tensor)
         and 2 < len(weight) < _WIDE
         and x.numel() >= 256 * x.shape[-1]
-        and not x.requires_grad
+        and (not x.requires_grad or x.dim() > 2)
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
@@ -33,7 +34,7 @@ def few_outputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`x @ weight.T + bias`.
 
     Args:
-        x: (*, in), with no gradient of its own.
+        x: (*, in).
         weight: (out, in), out below 16.
         bias: (out,), or None.
 
@@ -47,7 +48,7 @@ def few_outputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class _FewOutputs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, weight)
         outputs = len(weight)
         more = _WIDE - outputs
         wide = F.pad(weight, (0, 0, 0, more)), None if bias is None else F.pad(bias, (0, more))
@@ -55,8 +56,15 @@ class _FewOutputs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        rows = cotangents[0].reshape(-1, cotangents[0].shape[-1])
-        _, trains_weight, trains_bias = ctx.needs_input_grad
-        weight = rows.T @ x.reshape(-1, x.shape[-1]) if trains_weight else None
-        return None, weight, rows.sum(0) if trains_bias else None
+        x, weight = ctx.saved_tensors
+        (cotangent,), whole, times = cotangents, x.shape, 1
+        if cotangent.dim() > 2 and cotangent.stride(0) == 0:
+            cotangent, times = cotangent[0], len(cotangent)
+        rows = cotangent.reshape(-1, cotangent.shape[-1])
+        wants_x, trains_weight, trains_bias = ctx.needs_input_grad
+        back = (rows @ weight).view(*cotangent.shape[:-1], -1).expand(whole) if wants_x else None
+        found = None
+        if trains_weight:
+            inputs = x if times == 1 else x.sum(0)
+            found = rows.T @ inputs.reshape(-1, whole[-1])
+        return back, found, rows.sum(0) * times if trains_bias else None

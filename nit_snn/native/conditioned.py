@@ -1,0 +1,150 @@
+"""`nit_snn.conditioned` by compiled loops: the steps, and a pass back through them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..conditioned import Conditioned, jump
+from ..neurons.base import Lif
+from .arguments import call, fits, period, repeated, structure, threads
+from .steps import run_steps
+
+_INTEGERS = {
+    **dict.fromkeys(
+        ("given_stride", "count", "period", "steps", "inner", "weight_stride"), ctypes.c_int64
+    ),
+    "threads": ctypes.c_int32,
+}
+_Charge = structure(
+    "Charge",
+    "scores weight factors densities decays arriving carry rate each total leaving count period "
+    "steps inner weight_stride threads",
+    _INTEGERS,
+)
+
+
+def condition(
+    current: Tensor,
+    state: Tensor,
+    noise: Sequence[Tensor],
+    signs: Sequence[float],
+    lif: Lif,
+    threshold: float | Tensor,
+    sigma: Tensor,
+    *,
+    learns_sigma: bool,
+    controlled: bool,
+    through_time: bool,
+) -> tuple[Tensor, Tensor, Conditioned, Tensor | None]:
+    """What `nit_snn.conditioned.Conditioning` sees, without telling it step by step.
+
+    Args:
+        current: (T, N, *), or (1, N, *) for all steps.
+        state: (N, *).
+        noise: eps of each step but for its sign, (N, *).
+        signs: What each is multiplied with.
+        lif: What the membrane does; a reset, "hard" or "soft", happens at once.
+        threshold: Where it fires.
+        sigma: Noise level.
+        learns_sigma: Whether the noise level is learned.
+        controlled: Whether a control variate asks.
+        through_time: Whether it follows membranes and resets.
+
+    Returns:
+        Spikes, (T, N, *); what the last step leaves behind, (N, *); what there is to know of the
+        steps; and what the last membrane would be without its spike, if time is followed.
+    """
+    hard = lif.dynamics.reset == "hard"
+    carries = isinstance(lif.decay, Tensor) or lif.decay != 0
+    follows = controlled and through_time and carries
+    wanted = {
+        "scores": True,
+        "levels": learns_sigma,
+        "decays": carries,
+        "sigma_scores": learns_sigma,
+        "sigma_decays": learns_sigma and carries,
+        "residuals": controlled,
+        "densities": controlled,
+        "wanderings": follows,
+        "gaps": follows and not hard,
+        "jumps": follows and hard,
+    }
+    names = [name for name, asked in wanted.items() if asked]
+    made = run_steps(current, state, noise, signs, lif, threshold, sigma, names, silent=follows)
+    each = made.each
+    found = Conditioned(
+        each["scores"],
+        each.get("levels"),
+        each.get("decays"),
+        each.get("sigma_scores"),
+        each.get("sigma_decays"),
+        each.get("residuals"),
+        each.get("densities"),
+        each.get("wanderings"),
+        each.get("gaps"),
+        jump(lif, threshold, made.spikes) if follows and not hard else each.get("jumps"),
+    )
+    return made.spikes, made.last, found, made.silent
+
+
+def charge(
+    steps: Conditioned,
+    weight: Tensor,
+    sigma: Tensor,
+    carry: float | Tensor,
+    put_back: tuple[Tensor, Tensor] | None,
+    arriving: Tensor | None,
+    *,
+    each: bool,
+) -> tuple[Tensor | None, Tensor, Tensor | None] | None:
+    """The cotangents of a layer's drifts, with what its membranes mean to later ones.
+
+    Args:
+        steps: What the layer did.
+        weight: A, (N,), or (T, N).
+        sigma: Noise level; a scalar, or broadcasting to (*).
+        carry: The derivative of a drift in the membrane before.
+        put_back: A control variate's coefficients and the spikes' covariances with their scores,
+            (T, N, *).
+        arriving: What later drifts ask of the last membrane, (N, *).
+        each: Whether the cotangents of the single steps are wanted.
+
+    Returns:
+        They, (T, N, *); their sum; and what is asked of the membrane before the first step. None
+        where that has to go by torch.
+    """
+    score, inner = steps.score, steps.score.shape[2:]
+    weight = weight.to(score.dtype).contiguous()
+    factors, covariances = (x.contiguous() for x in put_back) if put_back else (None, None)
+    arriving = None if arriving is None else arriving.contiguous()
+    if not fits(score, weight, factors, covariances, steps.decay, arriving):
+        return None
+    count = score[0].numel()
+    found = torch.empty_like(score) if each else None
+    total, leaving = (score.new_empty(score.shape[1:]) for _ in range(2))
+    call(
+        "nit_charge",
+        _Charge,
+        scores=score,
+        weight=weight,
+        factors=factors,
+        densities=covariances,
+        decays=steps.decay,
+        arriving=arriving,
+        carry=repeated(carry, inner),
+        rate=repeated(1 / sigma.to(score.dtype), inner),
+        each=found,
+        total=total,
+        leaving=leaving,
+        count=count,
+        period=period(inner),
+        steps=len(score),
+        inner=max(1, inner.numel()),
+        weight_stride=score.shape[1] if weight.dim() > 1 else 0,
+        threads=threads(score.numel()),
+    )
+    return found, total, None if steps.decay is None else leaving
