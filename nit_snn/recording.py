@@ -32,6 +32,8 @@ from .leftovers import Leftovers
 from .memory import Room, forgetting
 from .native import conditioned as native
 from .native.arguments import fits
+from .native.layer import NativeLayer, told
+from .native.steps import run_steps
 from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .neurons.closed_form import noisy_step, number, spikes_of
 from .neurons.functional import perturb
@@ -254,18 +256,26 @@ class Recording:
         self._admit(trace, current, targets)
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, current.dim()
         noise = self.draw(trace, call, current.shape, current.dtype)
-        fired = neuron._spikes_of(state) if trace.calls > 1 else None
-        membrane = noisy_step(current, state, fired, lif, charge.threshold, neuron.sigma, noise)
         record = self.firing.get(neuron)
-        if neuron in self.binary or record is not None:
+        sigma, levels = neuron.sigma.detach(), neuron.sigma.requires_grad
+        seen = None
+        if record is not None:
+            seen = Watched(current[None], sigma.to(current.dtype), charge.threshold, levels)
+        if is_native() and fits(current, state, noise):
+            membrane, spikes = torch.empty_like(current), torch.empty_like(current)
+            into = {"membranes": membrane, "spikes": spikes, **(told(seen) or {})}
+            given = (lif, charge.threshold, sigma, into)
+            run_steps(current[None], state, [noise], [1.0], *given)
+        else:
+            fired = neuron._spikes_of(state) if trace.calls > 1 else None
+            membrane = noisy_step(current, state, fired, lif, charge.threshold, sigma, noise)
             spikes = spikes_of(membrane, charge.threshold, charge.or_equal)
-            if record is not None:
-                sigma, levels = neuron.sigma.detach(), neuron.sigma.requires_grad
-                seen = Watched(membrane[None], sigma.to(membrane.dtype), charge.threshold, levels)
+            if seen is not None:
                 seen(0, noise, membrane, spikes)
-                record.step(seen, spikes, self.anchor)
-            if neuron in self.binary:
-                neuron._remember(membrane, spikes)
+        if record is not None and seen is not None:
+            record.step(seen, spikes, self.anchor)
+        if neuron in self.binary:
+            neuron._remember(membrane, spikes)
         self._add(trace, Event([call], current.shape, current.dtype, None, targets, None), noise)
         return membrane
 
@@ -317,8 +327,10 @@ class Recording:
         if isinstance(self.noise, PhiloxNoise):
             return Layer(self.noise, trace.number, len(self.traces), sigma, signs)
         if trace.layer is None:
-            trace.layer = TorchLayer(
+            kind = NativeLayer if is_native() else TorchLayer
+            trace.layer = kind(
                 partial(self.draw, trace),
+                partial(self.read, trace),
                 sigma,
                 self.rule,
                 trace.neuron.sigma.requires_grad,

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import snntorch as snn
 import torch
 import torch.nn.functional as F
 from spikingjelly.activation_based import functional, layer, neuron
 from test_conditioned import NODES, Net
-from torch import Tensor
+from torch import Tensor, nn
 
 import nit_snn.backend
+import nit_snn.native.layer
 from nit_snn import NITLearner, backends, swap_neurons
 from nit_snn.baselines import Sharing
 from nit_snn.conditioned import Conditioned, condition
@@ -258,6 +260,119 @@ def test_a_gradient_is_that_of_torch(
         scale = float(expected.abs().max())
         assert scale > 0
         torch.testing.assert_close(found[0][name], expected, rtol=1e-3, atol=1e-4 * scale)
+
+
+PLAIN: list[dict[str, Any]] = [
+    {},
+    {"antithetic": True},
+    {"noise": "table"},
+    {"noise": "table", "memory": "bits"},
+    {"memory": "bits"},
+    {"rule": "nit-s"},
+    {"learn_sigma": True},
+    {"control": "readout"},
+    {"control": "readout", "learn_sigma": True},
+    {"causal": True},
+    {"layerwise": True, "baseline": "none"},
+]
+
+
+class Peers(nn.Module):
+    """Two layers in either framework, step by step or all steps at once."""
+
+    def __init__(self, kind: str, static: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind, self.static = kind, static
+        if kind.startswith("snnTorch"):
+            reset = kind.split()[1]
+            self.neurons = nn.ModuleList(
+                snn.Leaky(beta=0.8, threshold=0.4, reset_mechanism=reset) for _ in range(2)
+            )
+        else:
+            self.neurons = nn.ModuleList(
+                neuron.LIFNode(v_threshold=0.4, v_reset=v) for v in (0.0, None)
+            )
+            functional.set_step_mode(self, "m" if kind.endswith("many") else "s")
+        self.synapses = nn.ModuleList([nn.Linear(5, 40), nn.Linear(40, 40)])
+        self.readout = nn.Linear(40, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, N, 3) from (T, N, 5)."""
+        if self.kind.endswith("many"):
+            functional.reset_net(self)
+            for synapse, neurons in zip(self.synapses, self.neurons, strict=True):
+                x = neurons(synapse(x))
+            return self.readout(x)
+        states: list[Any] = [None, None]
+        if self.kind.startswith("snnTorch"):
+            states = [neurons.reset_mem() for neurons in self.neurons]
+        else:
+            functional.reset_net(self)
+        found = []
+        for now in x:
+            for i, (synapse, neurons) in enumerate(zip(self.synapses, self.neurons, strict=True)):
+                if states[i] is None:
+                    now = neurons(synapse(now))
+                else:
+                    now, states[i] = neurons(synapse(now), states[i])
+            found.append(self.readout(now))
+        return torch.stack(found)
+
+
+@pytest.mark.parametrize("options", PLAIN, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "static"),
+    [
+        ("SpikingJelly, many", True),
+        ("SpikingJelly, many", False),
+        ("SpikingJelly, one", False),
+        ("snnTorch subtract", True),
+        ("snnTorch zero", False),
+        ("snnTorch none", False),
+    ],
+)
+def test_the_noises_own_scores_are_those_of_torch(
+    kind: str,
+    static: bool,
+    options: dict[str, Any],
+    called: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {"causal": False, "conditional": False, **options}
+    found = []
+    for backend in ("native", "torch"):
+        monkeypatch.setenv("NIT_SNN_BACKEND", backend)
+        called.clear()
+        net = swap_neurons(Peers(kind, static), sigma=0.5)
+        found.append(gradients(net, static, **options))
+        assert ("nit_steps" in called) == (backend == "native")
+    assert found[0].keys() == found[1].keys() and found[0]
+    for name, expected in found[1].items():
+        scale = float(expected.abs().max())
+        assert scale > 0
+        torch.testing.assert_close(found[0][name], expected, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_noise_in_pieces_is_noise_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for most in (1, 2**21):
+        monkeypatch.setattr(nit_snn.native.layer, "_AT_ONCE", most)
+        net = swap_neurons(Peers("SpikingJelly, many", True), sigma=0.5)
+        found.append(
+            gradients(net, True, False, conditional=False, memory="bits", learn_sigma=True)
+        )
+    for name, expected in found[1].items():
+        assert torch.equal(found[0][name], expected), name
+
+
+def test_float64_goes_by_torch(called: set[str]) -> None:
+    net = swap_neurons(Peers("SpikingJelly, many", True), sigma=0.5).double()
+    learner = NITLearner(net, replicas=4)
+    with learner.record():
+        losses = net(learner.expand(torch.rand(3, 2, 5).double(), dim=1)).sum((0, 2))
+    learner.backward(losses)
+    assert not called
 
 
 @pytest.fixture

@@ -73,9 +73,11 @@ def condition(
         "gaps": follows and not hard,
         "jumps": follows and hard,
     }
-    names = [name for name, asked in wanted.items() if asked]
-    made = run_steps(current, state, noise, signs, lif, threshold, sigma, names, silent=follows)
-    each = made.each
+    spikes, last = current.new_empty((len(noise), *current.shape[1:])), torch.empty_like(state)
+    each = {name: torch.empty_like(spikes) for name, asked in wanted.items() if asked}
+    silent = torch.empty_like(state) if follows else None
+    into = {**each, "spikes": spikes, "last": last, "silent": silent}
+    run_steps(current, state, noise, signs, lif, threshold, sigma, into)
     found = Conditioned(
         each["scores"],
         each.get("levels"),
@@ -86,9 +88,9 @@ def condition(
         each.get("densities"),
         each.get("wanderings"),
         each.get("gaps"),
-        jump(lif, threshold, made.spikes) if follows and not hard else each.get("jumps"),
+        jump(lif, threshold, spikes) if follows and not hard else each.get("jumps"),
     )
-    return made.spikes, made.last, found, made.silent
+    return spikes, last, found, silent
 
 
 def charge(

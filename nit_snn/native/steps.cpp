@@ -20,44 +20,61 @@ struct Steps {
     float *decays, *sigma_decays;           // du/dm and du/dsigma of what is left behind
     float *wanderings, *gaps, *jumps;       // see `nit_snn.conditioned.Conditioned`
     float *silent;                          // (N, F), the last membrane without its spike
-    i64 current_stride, count, period, steps;  // `count` is N * F
+    float *sums, *sigma_sums;  // (N, F), of eps or its sign, and of eps^2 - 1; added to
+    uint8_t *bits;             // (planes, N, F), bit `slot % 8` of plane `slot / 8`
+    i64 current_stride, count, period, steps, slot;  // `count` is N * F
     float rest, v_reset;
-    int32_t reset, delayed, or_equal, threads;
+    int32_t reset, delayed, or_equal, signs_alone, threads;
 };
 
 static const float RARE = 1e-6f;
 
-static inline bool fires(float u, float threshold, bool or_equal) {
-    return or_equal ? u >= threshold : u > threshold;
-}
-
-// One step of a block: membranes before they fire, spikes, and levels (threshold - m) / sigma;
-// `v` becomes what is left behind.
+// One step of a block: membranes before they fire, spikes and, if wanted, levels
+// (threshold - m) / sigma; `v` becomes what is left behind.
+template <int RESET, bool DELAYED, bool LEVELS>
 static void advance(const Steps &x, const float *current, const float *eps, i64 k, int length,
                     float *v, float *u, float *s, float *a) {
     const float *decay = x.decay + k, *gain = x.gain + k;
     const float *threshold = x.threshold + k, *sigma = x.sigma + k;
     const bool or_equal = x.or_equal;
     const float rest = x.rest, v_reset = x.v_reset;
-    if (x.delayed && x.reset != NONE)
-        for (int i = 0; i < length; ++i) s[i] = fires(v[i], threshold[i], or_equal) ? 1.0f : 0.0f;
-    if (x.delayed && x.reset == HARD)
-        for (int i = 0; i < length; ++i) v[i] = s[i] != 0.0f ? v_reset : v[i];
-    for (int i = 0; i < length; ++i)
-        u[i] = std::fma(v[i] - rest, decay[i], current[i] * gain[i]) + rest;
-    if (x.delayed && x.reset == SOFT)
-        for (int i = 0; i < length; ++i) u[i] -= s[i] * threshold[i];
-    if (x.delayed && x.reset == WHOLE)
-        for (int i = 0; i < length; ++i) u[i] = s[i] != 0.0f ? 0.0f : u[i];
-    for (int i = 0; i < length; ++i) a[i] = (threshold[i] - u[i]) / sigma[i];
-    for (int i = 0; i < length; ++i) u[i] = std::fma(eps[i], sigma[i], u[i]);
-    for (int i = 0; i < length; ++i) s[i] = fires(u[i], threshold[i], or_equal) ? 1.0f : 0.0f;
-    if (x.delayed || x.reset == NONE)
-        std::memcpy(v, u, length * sizeof(float));
-    else if (x.reset == HARD)
-        for (int i = 0; i < length; ++i) v[i] = s[i] != 0.0f ? v_reset : u[i];
-    else
-        for (int i = 0; i < length; ++i) v[i] = u[i] - s[i] * threshold[i];
+#pragma omp simd
+    for (int i = 0; i < length; ++i) {
+        const float height = threshold[i];
+        float before = v[i];
+        const bool fired = or_equal ? before >= height : before > height;
+        if (DELAYED && RESET == HARD) before = fired ? v_reset : before;
+        float m = std::fma(before - rest, decay[i], current[i] * gain[i]) + rest;
+        if (DELAYED && RESET == SOFT) m = fired ? m - height : m;
+        if (DELAYED && RESET == WHOLE) m = fired ? 0.0f : m;
+        if (LEVELS) a[i] = (height - m) / sigma[i];
+        const float now = std::fma(eps[i], sigma[i], m);
+        const bool spike = or_equal ? now >= height : now > height;
+        float after = now;
+        if (!DELAYED && RESET == HARD) after = spike ? v_reset : now;
+        if (!DELAYED && RESET == SOFT) after = spike ? now - height : now;
+        u[i] = now;
+        s[i] = spike ? 1.0f : 0.0f;
+        v[i] = after;
+    }
+}
+
+typedef void (*Advance)(const Steps &, const float *, const float *, i64, int, float *, float *,
+                        float *, float *);
+
+template <bool DELAYED, bool LEVELS>
+static Advance advance_of(int reset) {
+    switch (reset) {
+        case HARD: return advance<HARD, DELAYED, LEVELS>;
+        case SOFT: return advance<SOFT, DELAYED, LEVELS>;
+        case WHOLE: return advance<WHOLE, DELAYED, LEVELS>;
+        default: return advance<NONE, DELAYED, LEVELS>;
+    }
+}
+
+static Advance advance_of(const Steps &x, bool levels) {
+    if (x.delayed) return levels ? advance_of<true, true>(x.reset) : advance_of<true, false>(x.reset);
+    return levels ? advance_of<false, true>(x.reset) : advance_of<false, false>(x.reset);
 }
 
 // What is asked for of one step of a block; `at` is where it begins in a tensor of all steps.
@@ -116,23 +133,49 @@ static void tell(const Steps &x, const float *eps, i64 k, int length, i64 at, co
             x.jumps[at + i] = -decay[i] * (wiped ? silent[i] - x.v_reset : threshold[i]);
 }
 
+// What is kept of one step of a block whatever its spikes tell: the noise's own scores, summed, and
+// spikes as bits.
+static void keep(const Steps &x, const float *eps, i64 place, i64 t, int length, const float *s) {
+    if (x.sums && x.signs_alone)
+        for (int i = 0; i < length; ++i) x.sums[place + i] += eps[i] >= 0.0f ? 1.0f : -1.0f;
+    else if (x.sums)
+        for (int i = 0; i < length; ++i) x.sums[place + i] += eps[i];
+    if (x.sigma_sums)
+        for (int i = 0; i < length; ++i) x.sigma_sums[place + i] += eps[i] * eps[i] - 1.0f;
+    if (!x.bits) return;
+    const int bit = (int)((x.slot + t) % 8);
+    uint8_t *plane = x.bits + (x.slot + t) / 8 * x.count + place;
+    if (bit == 0)
+        for (int i = 0; i < length; ++i) plane[i] = s[i] != 0.0f ? 1 : 0;
+    else
+        for (int i = 0; i < length; ++i)
+            plane[i] = (uint8_t)(plane[i] | (s[i] != 0.0f ? 1 << bit : 0));
+}
+
 EXPORT void nit_steps(const Steps *given) {
     const Steps x = *given;
-    share_out(x.threads, x.count, x.period, [&x](i64 begin, i64 end) {
-        in_blocks(begin, end, x.period, BLOCK, [&x](i64 place, i64 k, int length) {
-            float v[BLOCK], u[BLOCK], s[BLOCK], a[BLOCK], eps[BLOCK], silent[BLOCK];
-            std::memcpy(v, x.state + place, length * sizeof(float));
+    const bool tells = x.residuals || x.scores;
+    const Advance advance = advance_of(x, tells);
+    share_out(x.threads, x.count, x.period, [&x, tells, advance](i64 begin, i64 end) {
+        in_blocks(begin, end, x.period, BLOCK, [&](i64 place, i64 k, int length) {
+            const size_t size = length * sizeof(float);
+            float v[BLOCK], own_u[BLOCK], own_s[BLOCK], a[BLOCK], signed_eps[BLOCK], silent[BLOCK];
+            std::memcpy(v, x.state + place, size);
             for (i64 t = 0; t < x.steps; ++t) {
-                const float *noise = x.noise[t] + place, sign = x.signs[t];
-                for (int i = 0; i < length; ++i) eps[i] = sign * noise[i];
-                i64 at = t * x.count + place;
+                const i64 at = t * x.count + place;
+                const float *eps = x.noise[t] + place, sign = x.signs[t];
+                float *u = x.membranes ? x.membranes + at : own_u;
+                float *s = x.spikes ? x.spikes + at : own_s;
+                if (sign != 1.0f) {
+                    for (int i = 0; i < length; ++i) signed_eps[i] = sign * eps[i];
+                    eps = signed_eps;
+                }
                 advance(x, x.current + t * x.current_stride + place, eps, k, length, v, u, s, a);
-                std::memcpy(x.spikes + at, s, length * sizeof(float));
-                if (x.membranes) std::memcpy(x.membranes + at, u, length * sizeof(float));
-                if (x.residuals || x.scores) tell(x, eps, k, length, at, s, a, silent);
+                keep(x, eps, place, t, length, s);
+                if (tells) tell(x, eps, k, length, at, s, a, silent);
             }
-            std::memcpy(x.last + place, v, length * sizeof(float));
-            if (x.silent) std::memcpy(x.silent + place, silent, length * sizeof(float));
+            if (x.last) std::memcpy(x.last + place, v, size);
+            if (x.silent) std::memcpy(x.silent + place, silent, size);
         });
     });
 }
