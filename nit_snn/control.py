@@ -176,8 +176,36 @@ class FiringRecord:
         """
         density = firing.density / sigma
         covariance = firing.lesser if self.signed else density
+        levels = (firing.residual, firing.level, covariance, density)
+        self._add(levels, drift, anchor, fast, memory, link)
+
+    def add_told(
+        self,
+        told: Conditioned,
+        drift: Tensor,
+        anchor: Tensor,
+        fast: list[tuple[Tensor, float | Tensor]],
+        memory: Memory | None = None,
+        link: Link | None = None,
+    ) -> None:
+        """The same for a call that is conditioned pathwise, and of which all is known."""
+        assert told.residual is not None and told.density is not None
+        # Without a level the noise level is not learned, and nobody asks.
+        level = told.density if told.level is None else told.level
+        levels = (told.residual, level, told.density, told.density)
+        self._add(levels, drift, anchor, fast, memory, link)
+
+    def _add(
+        self,
+        levels: tuple[Tensor, Tensor, Tensor, Tensor],
+        drift: Tensor,
+        anchor: Tensor,
+        fast: list[tuple[Tensor, float | Tensor]],
+        memory: Memory | None,
+        link: Link | None,
+    ) -> None:
         gains = [gain for _, gain in fast] if self.follows else []
-        self._enter(firing.residual, firing.level, covariance, density, gains, memory)
+        self._enter(*levels, gains, memory)
         with torch.enable_grad():
             if link is not None:
                 handles = self._left_by(link.origin)

@@ -38,8 +38,8 @@ from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .neurons.closed_form import noisy_step, number, spikes_of
 from .neurons.functional import perturb
 from .noise import Noise, TableNoise
-from .pathwise import Link, carried, gap, silent_mean, spike_scores, wandering
-from .rules import conditional_scores, scores
+from .pathwise import Carried, Link, carried, gap, silent_mean, spike_scores, wandering
+from .rules import Scores, conditional_scores, scores
 from .taps import Source, Tap, refuse_copy
 from .torch_layer import TorchLayer
 
@@ -185,10 +185,13 @@ class Recording:
             _warn_of_delayed_reset(trace.name)
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, drift.dim()
         noise = self.draw(trace, call, drift.shape, drift.dtype)
-        membrane = perturb(drift.detach(), neuron.sigma.detach(), noise)
         learn_sigma = neuron.sigma.requires_grad
         held = drift if drift.requires_grad else None
         event = Event([call], drift.shape, drift.dtype, None, targets, held)
+        mean = drift.detach()
+        if self.pathwise and not self.rehearsal and is_native() and fits(mean, noise):
+            return self._pathwise_call(trace, charge, event, drift, noise, sources)
+        membrane = perturb(mean, neuron.sigma.detach(), noise)
         if self.rehearsal:
             self._add(trace, event)
             return membrane
@@ -210,6 +213,45 @@ class Recording:
             self._add(trace, event)
         else:
             self._add(trace, event, noise)
+        return membrane
+
+    def _pathwise_call(
+        self,
+        trace: LayerTrace,
+        charge: Charge,
+        event: Event,
+        drift: Tensor,
+        noise: Tensor,
+        sources: list[Source | None],
+    ) -> Tensor:
+        """A call conditioned pathwise, by a compiled loop."""
+        neuron, record = trace.neuron, self.firing.get(trace.neuron)
+        membrane, told, silent = native.condition_call(
+            drift.detach(),
+            noise,
+            neuron.sigma.detach(),
+            charge.threshold,
+            or_equal=charge.or_equal,
+            wiped=charge.wiped,
+            carries=charge.carries,
+            learns_sigma=neuron.sigma.requires_grad,
+            controlled=record is not None,
+            through_time=self.through_time,
+        )
+        memory = None
+        if told.decay is not None:
+            event.carried = Carried(told.decay, told.level_decay)
+            event.link = self._link(trace, charge)
+        if silent is not None and told.decay is not None and told.wandering is not None:
+            memory = Memory(told.decay, told.wandering, told.gap)
+            trace.silent.append(silent)
+        if record is not None:
+            link = None if memory is None else event.link
+            fast = _fast(charge, sources)
+            record.add_told(told, drift, self.anchor, fast, memory, link)
+        trace.states.append(membrane)
+        event.scores = Scores(told.score, told.level_score)
+        self._append(trace, event)
         return membrane
 
     def _begin(self, trace: LayerTrace, state: Tensor | None) -> None:
@@ -530,11 +572,7 @@ class Recording:
     ) -> None:
         """Leaves to a control variate what it needs of a call."""
         sigma = trace.neuron.sigma.detach().to(firing.level.dtype)
-        fast = [
-            (c.value, c.gain)
-            for c, source in zip(charge.currents, sources, strict=True)
-            if source is not None and source.followed
-        ]
+        fast = _fast(charge, sources)
         memory, link = None, None
         if self.through_time and event.carried is not None:
             between = None if charge.wiped else gap(firing) * sigma
@@ -651,6 +689,15 @@ class Recording:
 def _whole(current: Current) -> Tensor:
     """The tensor that a synapse may have made and marked."""
     return current.value if current.whole is None else current.whole
+
+
+def _fast(charge: Charge, sources: list[Source | None]) -> list[tuple[Tensor, float | Tensor]]:
+    """Currents that the drift has no graph of, but a control variate follows, and their factors."""
+    return [
+        (c.value, c.gain)
+        for c, source in zip(charge.currents, sources, strict=True)
+        if source is not None and source.followed
+    ]
 
 
 def _firing(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..conditioned import Conditioned, jump
+from ..kernels.noisy_lif.reference import Dynamics
 from ..neurons.base import Lif
 from .arguments import call, fits, period, repeated, structure, threads
 from .steps import run_steps
@@ -61,7 +62,64 @@ def condition(
     hard = lif.dynamics.reset == "hard"
     carries = isinstance(lif.decay, Tensor) or lif.decay != 0
     follows = controlled and through_time and carries
-    wanted = {
+    wanted = _wanted(learns_sigma, controlled, carries, follows, hard)
+    spikes, last = current.new_empty((len(noise), *current.shape[1:])), torch.empty_like(state)
+    each = {name: torch.empty_like(spikes) for name in wanted}
+    silent = torch.empty_like(state) if follows else None
+    into = {**each, "spikes": spikes, "last": last, "silent": silent}
+    run_steps(current, state, noise, signs, lif, threshold, sigma, into)
+    found = _conditioned(each)
+    if follows and not hard:
+        found.jump = jump(lif, threshold, spikes)
+    return spikes, last, found, silent
+
+
+def condition_call(
+    drift: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    threshold: float | Tensor,
+    *,
+    or_equal: bool,
+    wiped: bool,
+    carries: bool,
+    learns_sigma: bool,
+    controlled: bool,
+    through_time: bool,
+) -> tuple[Tensor, Conditioned, Tensor | None]:
+    """The same of a single call, from its drift.
+
+    Args:
+        drift: m, (N, *).
+        noise: eps, likewise.
+        sigma: Noise level; a scalar, or broadcasting to (*).
+        threshold: Where the neurons fire.
+        or_equal: Whether they fire at the threshold, too.
+        wiped: Whether a spike leaves nothing of the membrane.
+        carries: Whether the next drift depends on it.
+        learns_sigma: Whether the noise level is learned.
+        controlled: Whether a control variate asks.
+        through_time: Whether it follows membranes and resets.
+
+    Returns:
+        The membrane before it fires, (N, *); what there is to know of the call, likewise, but for
+        its jump; and the membrane without the spike, if time is followed.
+    """
+    follows = controlled and through_time and carries
+    wanted = _wanted(learns_sigma, controlled, carries, follows, wiped)
+    each = {n: torch.empty_like(drift) for n in wanted if n != "jumps"}
+    membrane, silent = torch.empty_like(drift), torch.empty_like(drift) if follows else None
+    lif = Lif(Dynamics(reset="hard" if wiped else "none", or_equal=or_equal), decay=0.0)
+    into = {**each, "membranes": membrane, "silent": silent}
+    # Nothing is left of the state, so anything finite will do.
+    run_steps(drift[None], noise, [noise], [1.0], lif, threshold, sigma, into)
+    return membrane, _conditioned(each), silent
+
+
+def _wanted(
+    learns_sigma: bool, controlled: bool, carries: bool, follows: bool, wiped: bool
+) -> list[str]:
+    asked = {
         "scores": True,
         "levels": learns_sigma,
         "decays": carries,
@@ -70,15 +128,14 @@ def condition(
         "residuals": controlled,
         "densities": controlled,
         "wanderings": follows,
-        "gaps": follows and not hard,
-        "jumps": follows and hard,
+        "gaps": follows and not wiped,
+        "jumps": follows and wiped,
     }
-    spikes, last = current.new_empty((len(noise), *current.shape[1:])), torch.empty_like(state)
-    each = {name: torch.empty_like(spikes) for name, asked in wanted.items() if asked}
-    silent = torch.empty_like(state) if follows else None
-    into = {**each, "spikes": spikes, "last": last, "silent": silent}
-    run_steps(current, state, noise, signs, lif, threshold, sigma, into)
-    found = Conditioned(
+    return [name for name, wanted in asked.items() if wanted]
+
+
+def _conditioned(each: Mapping[str, Tensor]) -> Conditioned:
+    return Conditioned(
         each["scores"],
         each.get("levels"),
         each.get("decays"),
@@ -88,9 +145,8 @@ def condition(
         each.get("densities"),
         each.get("wanderings"),
         each.get("gaps"),
-        jump(lif, threshold, spikes) if follows and not hard else each.get("jumps"),
+        each.get("jumps"),
     )
-    return spikes, last, found, silent
 
 
 def charge(
