@@ -7,8 +7,8 @@ NIT holds 16 replicas of each sample, and what is compared is the time of one of
 take turns, round after round, so that whatever else the machine does meets all of them alike; the
 numbers are medians and quartiles over the rounds, and ratios of medians. Then NIT alone, with more
 and more time steps, and replicas: how far each median is from the straight line through all
-of them. The single operations that the fast path rests on are timed beside them, on one layer's
-membranes. All of it after `nit_snn.keep_freed_memory()`, which the peers gain from as well; with
+of them. What compiled loops add is told by steps without them. The single operations that the fast
+path rests on are timed beside them, on one layer's membranes. All of it after `nit_snn.keep_freed_memory()`, which the peers gain from as well; with
 --plain-allocator without it. Writes step.json and step.png to --output, or
 step_plain_allocator.json and .png.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import matplotlib
 
@@ -36,7 +38,8 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nit_snn import NITLearner, keep_freed_memory, swap_neurons
+from nit_snn import NITLearner, backends, keep_freed_memory, swap_neurons
+from nit_snn.backend import VARIABLE
 from nit_snn.firing import bell_
 from nit_snn.kernels.noisy_lif.reference import Dynamics
 from nit_snn.neurons.base import Lif
@@ -53,6 +56,8 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "noise drawn twice": {"memory": "bits"},
     "control time, pathwise": {"control": "time", "conditional": "pathwise"},
 }
+#: Which are timed without compiled loops as well.
+BY_TORCH_ALONE = ("noise from a table", "control time, pathwise")
 
 
 class SnnTorch(nn.Module):
@@ -118,8 +123,20 @@ def methods(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
         for name, options in ESTIMATORS.items():
             net = swap_neurons(build(sizes, args.steps), sigma=0.5)
             learner = NITLearner(net, replicas=args.replicas, seed=args.seed, **options)
-            found[f"{framework}, NIT, {name}"] = nit(net, learner, x, y)
+            found[f"{framework}, NIT, {name}"] = step = nit(net, learner, x, y)
+            if name in BY_TORCH_ALONE and backends()["cpu"].name == "native":
+                found[f"{framework}, NIT, {name}, torch alone"] = by_torch_alone(step)
     return found
+
+
+def by_torch_alone(step: Callable[[], None]) -> Callable[[], None]:
+    """A step without compiled loops."""
+
+    def alone() -> None:
+        with mock.patch.dict(os.environ, {VARIABLE: "torch"}):
+            step()
+
+    return alone
 
 
 def growing(args: argparse.Namespace) -> dict[str, dict[int, Callable[[], None]]]:
@@ -292,6 +309,7 @@ def main() -> None:
         "versions": training.installed("nit-snn", "torch", "snntorch", "spikingjelly"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {training.processor()}, {args.threads} threads",
+        "backend": str(backends()["cpu"]),
         "keeps_freed_memory": kept,
         "rows": rows,
         "linearity": lines,

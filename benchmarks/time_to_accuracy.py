@@ -30,7 +30,7 @@ from time_to_accuracy_training import Data, Run, Setting, reached, training
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
-from nit_snn import keep_freed_memory
+from nit_snn import backends, keep_freed_memory
 from nit_snn.datasets import Splits, load, split
 
 # Only the rows with "current once" are other code than that of the frameworks' tutorials: there the
@@ -174,6 +174,7 @@ def main() -> None:
         "versions": training.installed("nit-snn", "torch", "snntorch", "spikingjelly"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {training.processor()}, {args.threads} threads",
+        "backend": str(backends()["cpu"]),
         "rows": rows,
         "curves": {
             name: [[[round(value, 4) for value in p.values()] for p in curve] for curve in runs]
