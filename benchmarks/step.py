@@ -5,12 +5,12 @@
 784-50-10 over 8 steps with a batch of 256: forward, loss, and the gradient in `.grad`. A step of
 NIT holds 16 replicas of each sample, and what is compared is the time of one of them. All methods
 take turns, round after round, so that whatever else the machine does meets all of them alike; the
-numbers are medians and quartiles over the rounds, and ratios of medians. Then NIT alone, with more
-and more time steps, and replicas: how far each median is from the straight line through all
-of them. What compiled loops add is told by steps without them. The single operations that the fast
-path rests on are timed beside them, on one layer's membranes. All of it after `nit_snn.keep_freed_memory()`, which the peers gain from as well; with
---plain-allocator without it. Writes step.json and step.png to --output, or
-step_plain_allocator.json and .png.
+numbers are medians and quartiles over the rounds, and ratios of medians. Where there are compiled
+loops, some steps are made without them as well. Then NIT alone, with more and more time steps, and
+replicas: how far each median is from the straight line through all of them. The single operations
+that the fast path rests on are timed beside them, on one layer's membranes. All of it after
+`nit_snn.keep_freed_memory()`, which the peers gain from as well; with --plain-allocator without it.
+Writes step.json and step.png to --output, or step_plain_allocator.json and .png.
 """
 
 from __future__ import annotations
