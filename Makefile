@@ -10,10 +10,10 @@ demo: $(READY)  ## trains 784-50-10 on the embedded MNIST subset by NIT, STBP an
 	NIT_SNN_DATA= $(BIN)/python examples/mnist_snntorch.py --output runs/demo
 
 test: $(READY) lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 docs: $(VENV)/.docs  ## docs/_build/html; runs the tutorials; any warning is an error
-	NIT_SNN_DATA= OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -E -W --keep-going docs docs/_build/html
+	NIT_SNN_DATA= OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -E -W --keep-going -j 2 docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
 
 $(VENV)/.docs: $(READY)

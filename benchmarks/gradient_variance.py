@@ -177,13 +177,13 @@ def picture(networks: dict[str, list[dict[str, Any]]], path: Path) -> None:
     names = [*ESTIMATORS, SURROGATE]
     panels = (
         ("variance", "variance of one estimate"),
-        ("variance_x_time", "variance x milliseconds of CPU time"),
-        ("cosine", "cosine of one estimate to the truth"),
+        ("variance_x_time", "variance x milliseconds"),
+        ("cosine", "cosine to the truth"),
     )
     figure, axes = plt.subplots(
         len(networks),
         len(panels),
-        figsize=(11, 4.6 * len(networks)),
+        figsize=(8.6, 4.4 * len(networks)),
         sharey=True,
         layout="constrained",
     )

@@ -370,7 +370,9 @@ def filled(document: str, tables: dict[str, str]) -> str:
 
 
 def picture(results: dict[str, Any], fabric: Fabric, path: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    figure, grid = plt.subplots(2, 2, figsize=(8.6, 7), layout="constrained")
+    axes = grid.flat[:3]
+    grid.flat[3].axis("off")
     for ranks, colour in zip(RANKS, ("0.3", "C0", "C1"), strict=False):
         bare = [row for row in results["all_reduce"] if row["ranks"] == ranks]
         sizes = [row["bytes"] for row in bare]
@@ -401,7 +403,7 @@ def picture(results: dict[str, Any], fabric: Fabric, path: Path) -> None:
     for axis in axes:
         axis.set(xscale="log", yscale="log", ylabel="milliseconds")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=8)
     figure.suptitle("Points: measured, replicas shared out. Lines: the model.", fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -300,7 +300,7 @@ def draw_curves(found: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(
         2,
         len(activations),
-        figsize=(1 + 3.8 * len(activations), 6.4),
+        figsize=(0.5 + 2.7 * len(activations), 5.4),
         sharex=True,
         squeeze=False,
         layout="constrained",

@@ -350,8 +350,8 @@ def deep_sigmoid(data: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 def draw(found: dict[str, Any], path: Path) -> None:
     """A panel for each claim, two for the variance."""
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.4), layout="constrained")
-    (first, second, third), (fourth, fifth, sixth) = axes
+    figure, axes = plt.subplots(3, 2, figsize=(8.6, 9.6), layout="constrained")
+    (first, second), (third, fourth), (fifth, sixth) = axes
     for panel, key, label in (
         (first, "variance_per_coordinate", "variance per coordinate"),
         (second, "cosine", "cosine to the exact gradient"),

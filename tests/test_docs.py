@@ -122,6 +122,38 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
             assert any(p.exists() for p in places), name
 
 
+@cache
+def options_of(script: Path) -> set[str]:
+    """The options that a script names, and the modules beside it that it imports."""
+    text = script.read_text()
+    found = set(re.findall(r"--[a-z][a-z-]*", text))
+    for module in re.findall(r"^(?:import|from) (\w+)", text, re.M):
+        beside = [ROOT / folder / f"{module}.py" for folder in ("examples", "benchmarks")]
+        found |= {o for path in beside if path.exists() for o in options_of(path)}
+    return found
+
+
+def unknown_options(text: str) -> list[str]:
+    """Options in the commands of a text that the script does not have, as "script option"."""
+    pattern = r"python ((?:examples|benchmarks|scripts|docs)/\w+\.py)([^`\n]*)"
+    return [
+        f"{script} {option}"
+        for script, rest in re.findall(pattern, text)
+        for option in re.findall(r"--[a-z][a-z-]*", rest)
+        if option not in options_of(ROOT / script)
+    ]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"], ids=ids)
+def test_a_command_gives_a_script_options_that_it_has(page: Path) -> None:
+    assert not unknown_options(page.read_text())
+
+
+def test_an_option_that_a_script_does_not_have_is_found() -> None:
+    command = "`python benchmarks/accuracy.py --data-dir data --download --no-such-option 3`"
+    assert unknown_options(command) == ["benchmarks/accuracy.py --no-such-option"]
+
+
 def resolved(dotted: str) -> object:
     """The module, or what is in one, that a qualified name means."""
     module, _, rest = dotted.partition(".")
@@ -253,9 +285,10 @@ def test_link_check_finds_slips_of_single_pages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
-def test_a_page_has_one_title_and_a_text_for_every_plot(page: Path) -> None:
+def test_a_page_has_one_title_and_a_text_and_a_caption_for_every_plot(page: Path) -> None:
     text = page.read_text()
     assert len(re.findall(r"^# ", prose(page), re.M)) == 1
     assert not re.search(r"!\[\]", text)
+    head = r"---\nmystnb:\n  image:\n    alt: \w.*\n  figure:\n    caption: >-\n      \w"
     for cell in re.findall(r"^```\{code-cell\} python\n(.*?)^```", text, re.M | re.S):
-        assert "plt.show()" not in cell or re.match(r"---\nmystnb:\n  image:\n    alt: \w", cell)
+        assert "plt.show()" not in cell or re.match(head, cell)
