@@ -203,13 +203,7 @@ class Checkpoints:
                 is no checkpoint of this version.
         """
         damaged: list[str] = []
-        for path in reversed(self.paths):
-            try:
-                found = read(path)
-            except DamagedCheckpointError as error:
-                damaged.append(str(error))
-                self._damaged.add(path)
-                continue
+        for found in self._whole(damaged):
             for message in damaged:
                 warnings.warn(
                     f"{message} The one before it is taken.", DamagedCheckpointWarning, stacklevel=2
@@ -222,6 +216,26 @@ class Checkpoints:
                 "Start anew, in another directory."
             )
         return None
+
+    def whole(self) -> list[Checkpoint]:
+        """All checkpoints that are whole, the newest first.
+
+        Raises:
+            CheckpointError: One was made with other settings, or is no checkpoint of this version.
+        """
+        found = list(self._whole([]))
+        for checkpoint in found:
+            self._check_settings(checkpoint)
+        return found
+
+    def _whole(self, damaged: list[str]) -> Iterator[Checkpoint]:
+        """The newest first; what is wrong with those that are passed over goes to `damaged`."""
+        for path in reversed(self.paths):
+            try:
+                yield read(path)
+            except DamagedCheckpointError as error:
+                damaged.append(str(error))
+                self._damaged.add(path)
 
     def _check_settings(self, found: Checkpoint) -> None:
         if self.settings is None:

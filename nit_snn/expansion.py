@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,3 +88,21 @@ def reshaped_from(x: Tensor) -> Tensor | None:
 def repeats_over_time(x: Tensor) -> bool:
     """Whether `x` is one and the same slice along its first dimension, as `expand` makes it."""
     return x.dim() > 1 and x.shape[0] > 1 and x.stride(0) == 0
+
+
+def check_batch(tensors: Sequence[Tensor], dim: int) -> None:
+    """Tensors that can be repeated together.
+
+    Raises:
+        TypeError: Nothing to expand, or not a tensor.
+        ValueError: A tensor has no dimension `dim`, or batch sizes differ.
+    """
+    if not tensors or not all(isinstance(x, Tensor) for x in tensors):
+        kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
+        raise TypeError(f"expand() takes tensors, got {kinds}.")
+    if not isinstance(dim, int) or any(not 0 <= dim < x.dim() for x in tensors):
+        shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
+        raise ValueError(f"expand(dim={dim}) needs that dimension in all of: {shapes}.")
+    if len({x.shape[dim] for x in tensors}) > 1:
+        sizes = ", ".join(str(x.shape[dim]) for x in tensors)
+        raise ValueError(f"The batch sizes along dim={dim} differ: {sizes}.")

@@ -6,13 +6,22 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from . import baselines, checks, diagnosis, nonfinite, projection, rules, saved_state, warn
+from . import (
+    baselines,
+    checks,
+    diagnosis,
+    loss_checks,
+    nonfinite,
+    option_checks,
+    projection,
+    rules,
+    saved_state,
+)
+from .attachment import attach, check_free, detach
 from .baselines import INDEPENDENT
 from .control import settle_all
 from .credit import Credit
@@ -20,35 +29,28 @@ from .distributed import Ranks, check_wrapper
 from .eager import eager
 from .errors import (
     AttachError,
-    CheckpointError,
     LossError,
     NonFiniteGradientError,
     NonFiniteLossError,
     RecordingError,
 )
 from .events import Estimate
-from .expansion import Expansion
+from .expansion import Expansion, check_batch
 from .gather import Gathering
 from .leftovers import Leftovers
 from .memory import CONTROL, MODES, PATHWISE, Footprint
 from .neurons.base import NoisyNeuron, check_module, noisy_neurons
 from .noise import Noise
 from .noise_source import NoiseSource
+from .pass_checks import check_steps
 from .planning import Plan, Planner
 from .recording import Recording
 from .replicas import ReplicaController, snr
 from .shares import Shares
 from .synapses import gradient_function
 from .taps import Tap
+from .told import Told
 from .two_passes import all_or_nothing, cuda_devices, in_two_passes
-
-_ATTACHED: WeakKeyDictionary[NoisyNeuron, ReferenceType[NITLearner]] = WeakKeyDictionary()
-
-
-def attached_learner(neuron: NoisyNeuron) -> NITLearner | None:
-    """The learner that `neuron` belongs to, if there is one."""
-    reference = _ATTACHED.get(neuron)
-    return None if reference is None else reference()
 
 
 class NITLearner:
@@ -177,32 +179,12 @@ class NITLearner:
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in ("self", "net")}
         check_module(net)
-        checks.check_types(antithetic=antithetic, sobol=sobol, layerwise=layerwise, causal=causal)
-        checks.check_seed(seed)
         self._neurons = noisy_neurons(net)
+        option_checks.check_all(self._arguments, len(self._neurons))
+        self._controller: ReplicaController | None = None
         if replicas == "auto":
-            checks.check_replica_bounds(replica_bounds, target_snr)
-            self._controller: ReplicaController | None = ReplicaController(
-                replica_bounds, target_snr
-            )
-        else:
-            self._controller = None
-        fewest: Any = replica_bounds[0] if replicas == "auto" else replicas
-        checks.check_options(fewest, baseline, antithetic, route)
-        checks.check_sampling(
-            fewest, baseline, antithetic, sobol, layerwise, causal, control, len(self._neurons)
-        )
-        if layerwise and replicas == "auto":
-            raise AttachError("layerwise=True shares out a fixed number of replicas, not 'auto'.")
-        checks.check_noise(noise, sobol)
-        checks.check_nonfinite(nonfinite)
-        checks.check_distributed(distributed, replicas, control, sobol)
+            self._controller = ReplicaController(replica_bounds, target_snr)
         self._ranks = Ranks.of(distributed)
-        checks.check_conditional(conditional)
-        checks.check_memory(memory, memory_limit, conditional, control, replicas)
-        checks.check_control(control, baseline, conditional)
-        checks.check_learned_levels(learn_sigma, sigma_bounds)
-        checks.check_weight_bounds(weight_bounds)
         levels = sigma_bounds if learn_sigma else None
         diagnosis.raise_all(
             lambda: check_wrapper(net),
@@ -211,7 +193,7 @@ class NITLearner:
             lambda: checks.check_unbiased(self._neurons),
             lambda: checks.check_levels(self._neurons, levels),
             lambda: checks.check_kinds(self._neurons, conditional, control),
-            self._check_free,
+            lambda: check_free(self._neurons),
         )
         self.net = net
         self.nonfinite = nonfinite
@@ -263,33 +245,22 @@ class NITLearner:
         self._running = False
         self._enabled = True
         self._closed = False
-        self._warned = False
         for neuron in self._neurons.values():
-            _ATTACHED[neuron] = ref(self)
+            attach(self, neuron)
             if learn_sigma or neuron.sigma.requires_grad:
                 neuron.set_sigma_learnable(bool(learn_sigma), shared=learn_sigma == "shared")
         boxed = bool(learn_sigma) or weight_bounds is not None
         self._projection = projection.after_each_step(self.project) if boxed else None
-        self._known_unreached = warn.of_unreachable(self._neurons)
-        warn.of_quantised(net)
-        self._parameters = WeakTensorKeyDictionary(dict.fromkeys(net.parameters(), True))
+        self._told = Told(net, self._neurons)
         self._left = Leftovers()
         self._expansions: set[int] = set()
         self._expansions_used = False
-        self._told_of_carried = self._told_of_expand = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and files hold the network, the options and the state; attached when made."""
         self._check_open()
         attributes = {"measure_snr": self.measure_snr, "enabled": self._enabled}
         return _attach_again, (self.net, self._arguments, self.state_dict(), attributes)
-
-    def _check_free(self) -> None:
-        taken = [n for n, m in self._neurons.items() if attached_learner(m) is not None]
-        if taken:
-            raise AttachError(
-                f"Another NITLearner is attached to: {', '.join(taken)}. Call its close() first."
-            )
 
     @property
     def rule(self) -> str:
@@ -386,7 +357,7 @@ class NITLearner:
             yield self
         self._remember_footprint(recording)
         self._recording = recording
-        self._warn_of_misuse(recording)
+        self._told.after_pass(recording, self.replicas, self._expansions)
 
     def _prepare(self) -> None:
         """Before a pass: nothing is left of earlier ones, and the network is as it has to be."""
@@ -397,11 +368,10 @@ class NITLearner:
         checks.check_neurons(self.net, self._neurons)
         checks.check_still_there(self.net, self._neurons)
         checks.check_levels(self._neurons)
-        self._look_for_new_parameters()
+        self._told.before_pass(self.net)
         if not self._enabled:
             return
-        if not self._warned:
-            warn.of_coupling(self.net)
+        self._told.before_learning(self.net)
         for neuron in self._neurons.values():
             neuron.detach_state()  # what an unrecorded pass left may hold a surrogate's graph
 
@@ -478,21 +448,9 @@ class NITLearner:
             >>> learner.expand(torch.tensor([7, 8]))
             tensor([7, 8, 7, 8])
         """
-        self._check_batch(tensors, dim)
+        check_batch(tensors, dim)
         expanded = self._expanded(tensors, dim, self.replicas)
         return expanded[0] if len(expanded) == 1 else expanded
-
-    @staticmethod
-    def _check_batch(tensors: Sequence[Tensor], dim: int) -> None:
-        if not tensors or not all(isinstance(x, Tensor) for x in tensors):
-            kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
-            raise TypeError(f"expand() takes tensors, got {kinds}.")
-        if not isinstance(dim, int) or any(not 0 <= dim < x.dim() for x in tensors):
-            shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
-            raise ValueError(f"expand(dim={dim}) needs that dimension in all of: {shapes}.")
-        if len({x.shape[dim] for x in tensors}) > 1:
-            sizes = ", ".join(str(x.shape[dim]) for x in tensors)
-            raise ValueError(f"The batch sizes along dim={dim} differ: {sizes}.")
 
     def _expanded(self, tensors: Sequence[Tensor], dim: int, replicas: int) -> tuple[Tensor, ...]:
         if self._expansions_used:
@@ -551,10 +509,7 @@ class NITLearner:
     def _skip(self, mean: Tensor) -> Tensor:
         """Leaves a bad batch out."""
         self.skipped += 1
-        for neuron in self._neurons.values():
-            neuron.detach_state()
-            if nonfinite.broken(neuron):
-                neuron.reset_state()
+        nonfinite.recover(self._neurons.values())
         self._left = Leftovers(self._neurons.values())
         return self._ranks.sum(mean.detach())
 
@@ -642,7 +597,7 @@ class NITLearner:
                 "learn() takes a function from the expanded tensors to their losses first, got "
                 f"{type(losses_of).__name__}."
             )
-        self._check_batch(batch, dim)
+        check_batch(batch, dim)
 
     def _run(
         self, losses_of: Callable[..., Any], batch: Sequence[Tensor], dim: int, replicas: int
@@ -745,7 +700,7 @@ class NITLearner:
         finally:
             for neuron in self._neurons.values():
                 neuron.detach_state()
-        self._warn_once()
+        self._told.after_learning(self.net)
         return self._ranks.sum(mean.detach())
 
     def _checked(self, losses: Any, recording: Recording) -> Tensor:
@@ -754,34 +709,19 @@ class NITLearner:
         values = torch.zeros((), device=self._device)
         replicas = recording.noise.replicas
         try:
-            values = checks.checked_losses(losses, recording.rows or 0, replicas, self.causal)
+            values = loss_checks.checked_losses(losses, recording.rows or 0, replicas, self.causal)
             values = values.to(self._device)
             if self.causal:
-                recording.check_steps(len(values))
+                check_steps(recording.traces.values(), len(values))
             if self.nonfinite != "write":
-                values = checks.finite_losses(values, lambda: self._suspects(recording))
+                values = loss_checks.finite_losses(values, lambda: self._suspects(recording))
         except LossError as found:
             error = found
-        if self._ranks.size > 1:
-            skipped = isinstance(error, NonFiniteLossError)
-            # One number tells how many there are of either kind.
-            beyond = self._ranks.size + 1
-            flag = 0.0 if error is None else 1.0 if skipped else float(beyond)
-            total = self._ranks.sum(torch.tensor(flag, device=self._device))
-            unusable, not_finite = divmod(int(total), beyond)
-            if unusable and (error is None or skipped):
-                raise LossError(f"{unusable} other processes have no usable losses.")
-            if not_finite and error is None:
-                mean = values.detach().sum() / max(1, values.shape[-1] * self._ranks.size)
-                raise NonFiniteLossError(
-                    f"{not_finite} other processes have losses that are NaN or infinite.",
-                    mean,
-                )
-        if error is not None:
-            if isinstance(error, NonFiniteLossError):
-                nonfinite.check_weights(self.net)  # no batch will ever be better then
-                error.mean = error.mean / self._ranks.size
-            raise error
+        try:
+            loss_checks.all_usable(error, values, self._ranks)
+        except NonFiniteLossError:
+            nonfinite.check_weights(self.net)  # no batch will ever be better then
+            raise
         return values
 
     def _suspects(self, recording: Recording) -> str:
@@ -825,7 +765,7 @@ class NITLearner:
             return self._skip(mean)
         if measure:
             self._measure_signal(recording, estimate)
-        self._warn_once()
+        self._told.after_learning(self.net)
         return self._ranks.sum(mean.detach())
 
     def _measure_signal(self, recording: Recording, estimate: Estimate) -> None:
@@ -870,10 +810,9 @@ class NITLearner:
         self._drop()
         self._closed = True
         if self._projection is not None:
-            self._projection.remove()
+            self._projection()
         for neuron in self._neurons.values():
-            if attached_learner(neuron) is self:
-                del _ATTACHED[neuron]
+            detach(self, neuron)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to draw the same noise: seed, passes so far, rule, options."""
@@ -900,14 +839,7 @@ class NITLearner:
         saved_state.check(state, "learner", entries)
         if self._controller is not None:
             saved_state.check(state["controller"], "learner's controller", self._controller.entries)
-        different = {
-            name: (state[name], value)
-            for name, value in options.items()
-            if not saved_state.same(state[name], value)
-        }
-        if different:
-            listed = ", ".join(f"{n}: saved {a!r}, here {b!r}" for n, (a, b) in different.items())
-            raise CheckpointError(f"The saved learner had other options. {listed}.")
+        saved_state.check_options(state, options)
         self._source.load_state_dict(state)
         self.rule = state["rule"]
         if self._controller is not None:
@@ -957,28 +889,6 @@ class NITLearner:
         if control:
             self._controlled = {n for n, m in self._neurons.items() if m in control}
         return control, explained
-
-    def _look_for_new_parameters(self) -> None:
-        new = {n: p for n, p in self.net.named_parameters() if p not in self._parameters}
-        if new:
-            self._parameters.update(dict.fromkeys(new.values(), True))
-            warn.of_new_parameters(new)
-
-    def _warn_of_misuse(self, recording: Recording) -> None:
-        """After a pass, each once."""
-        if recording.carried and not self._told_of_carried:
-            self._told_of_carried = True
-            warn.of_carried(recording.carried)
-        alone = not self._expansions and recording.rows and self.replicas > 1
-        if alone and not self._told_of_expand:
-            self._told_of_expand = True
-            warn.of_no_expansion(self.replicas, recording.rows or 0)
-
-    def _warn_once(self) -> None:
-        """After the first estimate."""
-        if not self._warned:
-            self._warned = True
-            warn.of_unreached(self.net, self._known_unreached)
 
     def _check_open(self) -> None:
         if self._closed:

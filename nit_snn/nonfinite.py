@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -50,7 +50,7 @@ def kept_out(
     Args:
         net: The network.
         neurons: Its noisy neurons, by name.
-        policy: One of `nit_snn.checks.POLICIES`.
+        policy: One of `nit_snn.option_checks.POLICIES`.
         gradients: What will be added, by parameter, if all of it is known before. Otherwise it is
             looked at afterwards, for which what was there before is put aside meanwhile.
 
@@ -117,3 +117,11 @@ def broken(neuron: NoisyNeuron) -> bool:
     """Whether a neuron carries a membrane on that is not finite, from which it never recovers."""
     membrane = neuron.membrane
     return membrane is not None and not bool(torch.isfinite(membrane.detach()).all())
+
+
+def recover(neurons: Iterable[NoisyNeuron]) -> None:
+    """After a bad batch: no neuron carries on its graph, or a membrane that is not finite."""
+    for neuron in neurons:
+        neuron.detach_state()
+        if broken(neuron):
+            neuron.reset_state()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from weakref import WeakMethod, finalize
+from threading import Lock
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.hooks import RemovableHandle
+
+_PROJECTS: dict[object, WeakMethod[Callable[[], None]]] = {}
+_LOCK = Lock()
+_listening = False
 
 
 @torch.no_grad()
@@ -18,15 +22,33 @@ def clamp(tensors: Iterable[Tensor], bounds: tuple[float, float]) -> None:
         tensor.clamp_(*bounds)
 
 
-def after_each_step(project: Callable[[], None]) -> RemovableHandle:
-    """Calls a bound method after the step of any torch optimizer, as long as its object lives."""
-    reference = WeakMethod(project)
+def after_each_step(project: Callable[[], None]) -> Callable[[], None]:
+    """Calls a bound method after the step of any torch optimizer, as long as its object lives.
 
-    def hook(*_: object) -> None:
-        held = reference()
-        if held is not None:
-            held()
+    Returns:
+        What ends it.
+    """
+    _listen()
+    key = object()
+    _PROJECTS[key] = WeakMethod(project, lambda _: end())
 
-    handle = register_optimizer_step_post_hook(hook)
-    finalize(project.__self__, handle.remove)  # type: ignore[attr-defined]
-    return handle
+    def end() -> None:
+        _PROJECTS.pop(key, None)
+
+    return end
+
+
+def _listen() -> None:
+    """One hook for all, once and for good: torch may be going through its hooks in a thread."""
+    global _listening
+    with _LOCK:
+        if not _listening:
+            register_optimizer_step_post_hook(_project_all)
+            _listening = True
+
+
+def _project_all(*_: object) -> None:
+    for reference in list(_PROJECTS.values()):
+        project = reference()
+        if project is not None:
+            project()

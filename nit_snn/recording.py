@@ -8,7 +8,6 @@ with its local graph, which ends at the spikes of the noisy layer before.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -23,7 +22,7 @@ from .backend import is_native
 from .conditioned import condition, jump
 from .control import FiringRecord, Gate, Memory, Watched
 from .emitted import Emitted, Packed
-from .errors import BiasWarning, LossError, RecordingError
+from .errors import RecordingError
 from .events import Event, LayerTrace, Target
 from .firing import Firing
 from .fused import GIVEN, TYPES, Layer, Past
@@ -38,6 +37,7 @@ from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .neurons.closed_form import noisy_step, number, spikes_of
 from .neurons.functional import perturb
 from .noise import Noise, TableNoise
+from .pass_checks import check_current, check_noisy, check_rows, warn_of_delayed_reset
 from .pathwise import Carried, Link, carried, gap, silent_mean, spike_scores, wandering
 from .rules import Scores, conditional_scores, scores
 from .taps import Source, Tap, refuse_copy
@@ -153,11 +153,7 @@ class Recording:
         """See `nit_snn.neurons.base.Recorder`."""
         trace = self.traces[neuron]
         self._begin(trace, charge.state)
-        if not neuron.noise:
-            raise RecordingError(
-                f"A NITLearner learns from the noise, but that of {trace.name} is switched off. "
-                "Leave noise_off() before learner.record()."
-            )
+        check_noisy(trace.name, neuron.noise)
         found = [Source.of(_whole(c)) for c in charge.currents]
         sources = [source for source, _ in found]
         targets = tuple(
@@ -182,7 +178,7 @@ class Recording:
             return self._step_by_kernel(trace, charge, None, targets, drift)
         self._admit(trace, drift, targets)
         if charge.jumps and trace.calls and charge.state is not None and charge.state.requires_grad:
-            _warn_of_delayed_reset(trace.name)
+            warn_of_delayed_reset(trace.name)
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, drift.dim()
         noise = self.draw(trace, call, drift.shape, drift.dtype)
         learn_sigma = neuron.sigma.requires_grad
@@ -353,12 +349,10 @@ class Recording:
 
     def _admit(self, trace: LayerTrace, like: Tensor, targets: tuple[Target, ...]) -> None:
         """Checks a drift, (N, *), or a current of its shape."""
-        if not like.is_floating_point():
-            raise RecordingError(
-                f"{trace.name} got a current of shape {tuple(like.shape)} and dtype {like.dtype}, "
-                "to which no noise can be added. Call .float() on the input."
-            )
-        self._check_rows(trace.name, like)
+        check_current(trace.name, like)
+        self.rows = check_rows(
+            trace.name, like.shape, self.noise.replicas, self.rows, self.expanded
+        )
         trace.size.see(like)
         features_last = any(isinstance(t.source.module, nn.Linear) for t in targets)
         trace.neuron._fit_sigma(trace.name, like, features_last)
@@ -393,7 +387,7 @@ class Recording:
         like = charge.currents[0].value if drift is None else drift
         self._admit(trace, like, targets)
         if charge.jumps and trace.calls and charge.state is not None and charge.state.requires_grad:
-            _warn_of_delayed_reset(trace.name)
+            warn_of_delayed_reset(trace.name)
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, like.dim()
         current, state = like.detach(), None
         own = GIVEN if charge.lif is None else charge.lif
@@ -615,20 +609,6 @@ class Recording:
             Emitted.mark(spikes, trace.train, spikes.dim() > trace.dimensions, packed)
         return spikes
 
-    def check_steps(self, steps: int) -> None:
-        """Causal credit needs a loss for each step.
-
-        Raises:
-            LossError: A layer was not called once per time step.
-        """
-        for trace in self.traces.values():
-            if trace.size.events and trace.calls != steps:
-                raise LossError(
-                    f"The losses are of {steps} time steps, but {trace.name} made "
-                    f"{trace.calls} steps. Causal credit needs a loss for each, zero where there "
-                    "is none."
-                )
-
     def draw(self, trace: LayerTrace, call: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return self.noise.draw(
             shape,
@@ -661,30 +641,6 @@ class Recording:
             signs.append(1.0 if found is None else float(sign))
         return numbers, signs
 
-    def _check_rows(self, name: str, drift: Tensor) -> None:
-        replicas = self.noise.replicas
-        rows = drift.shape[0] if drift.dim() else 0
-        if drift.dim() == 0 or rows % replicas:
-            raise RecordingError(
-                f"{name} got a current of shape {tuple(drift.shape)}; its first dimension must be "
-                f"replicas * batch, a multiple of {replicas}. Did the input go through "
-                "learner.expand()? (time-first input: expand(..., dim=1))"
-            )
-        if self.rows is not None and rows != self.rows:
-            raise RecordingError(
-                f"{name} got {rows} rows, the noisy layers before it {self.rows}; "
-                "every noisy layer must see the same replicas * batch rows."
-            )
-        if self.rows is None and rows and all(rows % made for made in self.expanded if made):
-            made = ", ".join(str(n) for n in sorted(self.expanded) if n)
-            if made:
-                raise RecordingError(
-                    f"{name} got a current of shape {tuple(drift.shape)}, {rows} rows, but "
-                    f"learner.expand() made {made}. Put the network's input through it as well, "
-                    "along its batch dimension (time-first input: expand(..., dim=1))."
-                )
-        self.rows = rows
-
 
 def _whole(current: Current) -> Tensor:
     """The tensor that a synapse may have made and marked."""
@@ -706,13 +662,3 @@ def _firing(
     threshold = number(charge.threshold)
     level = (threshold - drift.to(dtype)).div_(number(neuron.sigma))
     return Firing(spikes_of(membrane, charge.threshold, charge.or_equal).to(dtype), level)
-
-
-def _warn_of_delayed_reset(name: str) -> None:
-    warnings.warn(
-        f"{name} was given a membrane that depends on trainable parameters. snnTorch decides on "
-        "its reset from that membrane, and the jump that this makes is not in the estimate, which "
-        "is biased for these parameters. Use reset_mechanism='none', or detach the membrane.",
-        BiasWarning,
-        stacklevel=2,
-    )

@@ -34,6 +34,22 @@ def check(state: Any, owner: str, entries: Entries) -> None:
         raise CheckpointError(f"The {owner}'s state holds what cannot be: {listed}.")
 
 
+def check_options(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuses the state of a learner that had other options.
+
+    Args:
+        state: What was saved; it holds every option.
+        own: The options of the learner that is to take it.
+
+    Raises:
+        CheckpointError: It names all that differ.
+    """
+    different = [name for name, value in own.items() if not same(state[name], value)]
+    if different:
+        listed = ", ".join(f"{n}: saved {state[n]!r}, here {own[n]!r}" for n in different)
+        raise CheckpointError(f"The saved learner had other options. {listed}.")
+
+
 def same(saved: Any, own: Any) -> bool:
     """Whether two settings are equal; what cannot be compared is not."""
     try:

@@ -99,7 +99,7 @@ def restore_neurons(net: nn.Module) -> nn.Module:
             `nit_snn.neurons.register_neuron`), a NITLearner is still attached, or `net` is itself
             a NoisyActivation. The network is then unchanged.
     """
-    from .learner import attached_learner
+    from .attachment import attached_learner
 
     neurons = noisy_neurons(net)
     if not neurons:

@@ -27,7 +27,7 @@ def of_coupling(net: nn.Module) -> None:
             "estimate leaves out: it is biased for the layers before. Put it in eval mode "
             "for an unbiased gradient.",
             BiasWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -40,7 +40,7 @@ def of_unreached(net: nn.Module, known: Collection[str]) -> None:
             "drift of a noisy neuron; what lies behind the last one needs a loss with a graph. "
             "Freeze them with requires_grad_(False).",
             UnreachedParameterWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nit_snn import baselines
 from nit_snn.baselines import Sharing, advantages, mean_of_others
+from nit_snn.distributed import Ranks
 
 PAIRS = Sharing(antithetic=True)
 LOSSES = torch.tensor([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0], [8.0, 80.0]])
@@ -45,6 +46,19 @@ def test_the_replicas_of_a_point_set_are_left_out_together() -> None:
     torch.testing.assert_close(found[:, 0], expected)
     one = advantages(LOSSES, "batch-mean", Sharing(point_sets=1))
     torch.testing.assert_close(one, LOSSES - torch.tensor([150 / 4, 15 / 4]))
+
+
+class Others(Ranks):
+    """Stands in for the processes that have the last two of four replicas."""
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values + LOSSES[2:].sum(0)
+
+
+@pytest.mark.parametrize("baseline", ["leave-one-out", "none"])
+def test_replicas_in_other_processes_are_averaged_over_too(baseline: str) -> None:
+    found = advantages(LOSSES[:2], baseline, ranks=Others("replicas", 0, 2))
+    torch.testing.assert_close(found, advantages(LOSSES, baseline)[:2])
 
 
 @given(

@@ -7,6 +7,7 @@ import gc
 import pytest
 import torch
 from conftest import SnnTorchNet
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.errors import AttachError
@@ -44,6 +45,32 @@ def test_the_hook_does_not_keep_a_learner_alive() -> None:
     net.fc1.weight.data.fill_(5.0)
     torch.optim.SGD(net.parameters(), lr=0.0).step()
     assert (net.fc1.weight == 5).all()
+
+
+def test_learners_come_and_go_while_an_optimizer_steps() -> None:
+    """As in another thread, which may be anywhere in its step: here among torch's own hooks."""
+
+    def attach() -> NITLearner:
+        return NITLearner(swap_neurons(SnnTorchNet()), replicas=2, weight_bounds=(-0.1, 0.1))
+
+    first, later = attach(), []
+
+    def during(*_: object) -> None:
+        later.append(attach())
+        first.close()
+        later[0].close()
+
+    handle = register_optimizer_step_post_hook(during)
+    try:
+        optimizer = torch.optim.SGD(first.parameters(), lr=0.0)
+        for _ in range(2):
+            optimizer.step()
+    finally:
+        handle.remove()
+    assert len(later) == 2
+    torch.nn.init.constant_(later[1].net.fc1.weight, 5.0)
+    optimizer.step()
+    assert (later[1].net.fc1.weight == 0.1).all()
 
 
 def test_a_shared_noise_level_stays_one_number_and_gets_the_sum() -> None:

@@ -14,7 +14,7 @@ from scipy.stats import norm
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
-from nit_snn import NITLearner, restore_neurons, swap_neurons
+from nit_snn import NITLearner, projection, restore_neurons, swap_neurons
 from nit_snn.errors import AttachError, RecordingError
 from nit_snn.firing import normal_hazard
 from nit_snn.neurons import NoisyActivation
@@ -138,14 +138,18 @@ def test_sigma_behind_a_linear_layer_over_tokens_is_one_per_feature() -> None:
     assert net[1].sigma.shape == net[1].sigma.grad.shape == (3,)
 
 
-def test_the_optimizer_hook_goes_with_its_learner() -> None:
+def test_all_learners_share_one_optimizer_hook_that_holds_none_of_them() -> None:
     from torch.optim.optimizer import _global_optimizer_post_hooks as hooks
 
-    before = len(hooks)
-    learner = NITLearner(swap_neurons(SnnTorchNet()), replicas=2, learn_sigma=True)
-    assert len(hooks) == before + 1
-    del learner
-    assert len(hooks) == before
+    first = NITLearner(swap_neurons(SnnTorchNet()), replicas=2, learn_sigma=True)
+    installed, before = dict(hooks), len(projection._PROJECTS)
+    second = NITLearner(swap_neurons(SnnTorchNet()), replicas=2, learn_sigma=True)
+    assert len(projection._PROJECTS) == before + 1
+    second.close()
+    assert len(projection._PROJECTS) == before
+    del first
+    assert len(projection._PROJECTS) == before - 1
+    assert dict(hooks) == installed
 
 
 def test_a_sigma_given_per_neuron_keeps_its_shape() -> None:

@@ -51,6 +51,15 @@ def test_on_a_plateau_it_waits_for_patience_steps_without_a_better_loss() -> Non
     assert schedule.steps == 5
 
 
+@pytest.mark.parametrize("scale", [100.0, -0.01])
+def test_a_plateau_is_told_by_hundredths_of_the_loss(scale: float) -> None:
+    schedule = NITSPlus(attached(), patience=2)
+    for loss in (1.0, 0.995, 0.991) if scale > 0 else (1.0, 1.005, 1.009):
+        assert not schedule.switched
+        schedule.step(scale * loss)
+    assert schedule.switched
+
+
 @pytest.mark.parametrize("options", [{"after": 3}, {"patience": 2}])
 def test_a_resumed_schedule_switches_at_the_same_step(options: dict[str, int]) -> None:
     losses = [1.0, 2.0, 3.0, 4.0, 5.0]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks
+from .. import checks, option_checks
 from ..auditing.surrogates import Surrogate, switched, with_surrogate
 from ..errors import AttachError, BiasWarning, ClassifierError, RecordingError
 from ..neurons.base import NoisyNeuron, noise_off, noisy_neurons
@@ -322,8 +322,8 @@ def _check_lr(
         )
     neurons = noisy_neurons(net)
     try:
-        checks.check_conditional(conditional)
-        checks.check_control(control, "leave-one-out", conditional)
+        option_checks.check_conditional(conditional)
+        option_checks.check_control(control, "leave-one-out", conditional)
         checks.check_neurons(net, neurons)
         checks.check_unbiased(neurons)
         checks.check_levels(neurons)
