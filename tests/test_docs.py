@@ -78,11 +78,7 @@ def test_api_reference_has_every_public_name(package: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(documented()))
 def test_api_reference_names_what_exists_and_has_a_docstring(name: str) -> None:
-    if isinstance(sys.modules.get(name), types.ModuleType):
-        assert importlib.import_module(name).__doc__
-        return
-    module, _, attribute = name.rpartition(".")
-    assert getattr(importlib.import_module(module), attribute).__doc__
+    assert resolved(name).__doc__
 
 
 def linked(page: Path) -> list[str]:
