@@ -58,8 +58,8 @@ def compiled() -> ctypes.CDLL:
 
 def _library() -> Path:
     """Where this compiler's loops for this processor are, or will be."""
-    if sys.byteorder != "little":
-        raise CannotBuildError("the loops are for little-endian processors")
+    if sys.byteorder != "little" or os.name != "posix":
+        raise CannotBuildError("they are for little-endian processors under POSIX systems")
     return _folder() / f"loops-{_fingerprint(_compiler())}.so"
 
 

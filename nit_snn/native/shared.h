@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -17,16 +18,22 @@ static const int BLOCK = 1024;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Calls `work(begin, end)` for parts of [0, count); parts begin at multiples of `unit`.
+// Calls `work(begin, end)` for parts of [0, count); parts begin at multiples of `unit`. A part that
+// gets no thread of its own is done by the caller's.
 template <class Work>
 static void share_out(int threads, i64 count, i64 unit, const Work &work) {
-    i64 units = (count + unit - 1) / unit;
-    if (threads > units) threads = (int)units;
+    const i64 units = (count + unit - 1) / unit;
+    if (threads > units) threads = units > 1 ? (int)units : 1;
+    const auto begin = [=](int k) { return k < threads ? units * k / threads * unit : count; };
     std::vector<std::thread> others;
-    for (int k = 1; k < threads; ++k)
-        others.emplace_back(work, units * k / threads * unit,
-                            k + 1 == threads ? count : units * (k + 1) / threads * unit);
-    work(0, threads > 1 ? units / threads * unit : count);
+    int own = 1;  // parts [1, own) have a thread
+    try {
+        others.reserve(threads);
+        for (; own < threads; ++own) others.emplace_back(work, begin(own), begin(own + 1));
+    } catch (const std::exception &) {
+    }
+    work(0, begin(1));
+    for (int k = own; k < threads; ++k) work(begin(k), begin(k + 1));
     for (std::thread &other : others) other.join();
 }
 
