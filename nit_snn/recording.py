@@ -222,7 +222,7 @@ class Recording:
     ) -> Tensor:
         """A call conditioned pathwise, by a compiled loop."""
         neuron, record = trace.neuron, self.firing.get(trace.neuron)
-        membrane, told, silent = native.condition_call(
+        membrane, spikes, told, silent = native.condition_call(
             drift.detach(),
             noise,
             neuron.sigma.detach(),
@@ -234,6 +234,8 @@ class Recording:
             controlled=record is not None,
             through_time=self.through_time,
         )
+        if neuron in self.binary:
+            neuron._remember(membrane, spikes)
         memory = None
         if told.decay is not None:
             event.carried = Carried(told.decay, told.level_decay)

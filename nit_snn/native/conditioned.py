@@ -86,7 +86,7 @@ def condition_call(
     learns_sigma: bool,
     controlled: bool,
     through_time: bool,
-) -> tuple[Tensor, Conditioned, Tensor | None]:
+) -> tuple[Tensor, Tensor, Conditioned, Tensor | None]:
     """The same of a single call, from its drift.
 
     Args:
@@ -102,18 +102,19 @@ def condition_call(
         through_time: Whether it follows membranes and resets.
 
     Returns:
-        The membrane before it fires, (N, *); what there is to know of the call, likewise, but for
-        its jump; and the membrane without the spike, if time is followed.
+        The membrane before it fires, (N, *); spikes, likewise; what there is to know of the call,
+        but for its jump; and the membrane without the spike, if time is followed.
     """
     follows = controlled and through_time and carries
     wanted = _wanted(learns_sigma, controlled, carries, follows, wiped)
     each = {n: torch.empty_like(drift) for n in wanted if n != "jumps"}
-    membrane, silent = torch.empty_like(drift), torch.empty_like(drift) if follows else None
+    membrane, spikes = torch.empty_like(drift), torch.empty_like(drift)
+    silent = torch.empty_like(drift) if follows else None
     lif = Lif(Dynamics(reset="hard" if wiped else "none", or_equal=or_equal), decay=0.0)
-    into = {**each, "membranes": membrane, "silent": silent}
+    into = {**each, "membranes": membrane, "spikes": spikes, "silent": silent}
     # Nothing is left of the state, so anything finite will do.
     run_steps(drift[None], noise, [noise], [1.0], lif, threshold, sigma, into)
-    return membrane, _conditioned(each), silent
+    return membrane, spikes, _conditioned(each), silent
 
 
 def _wanted(
