@@ -2,8 +2,8 @@
 
     python examples/adversarial_training.py --dataset mnist --hidden 50 --data-dir data
 
-Adversarial training (Madry et al. 2018) of one hidden layer in three ways, each with the settings
-that `benchmarks/adversarial_search.py` found best for it on validation images:
+Adversarial training (Madry et al. 2018) of one hidden layer in three ways, up to 255 neurons each
+with the settings that `benchmarks/adversarial_search.py` found best for it on validation images:
 
 - NIT: a noisy spiking network; the attacked images and the weights' gradient both by the
   likelihood ratio, with no surrogate and nothing carried back through time;
@@ -11,8 +11,11 @@ that `benchmarks/adversarial_search.py` found best for it on validation images:
 - ReLU: an ordinary network of the same size, both by backpropagation.
 
 The finished networks meet the adaptive protocol (`nit_snn.robustness.adaptive`) on test images;
-the noisy ones decide by the mean of `--decision-draws` draws of their noise. Writes
-adversarial_<dataset>_<hidden>.json to --output, checkpoints to --work; --resume goes on from these.
+the noisy ones decide by the mean of `--decision-draws` draws of their noise. With `--stop-images`
+each keeps the weights of the epoch that withstands an attack on so many validation images best:
+what new images withstand can fall long before training is over (robust overfitting, Rice et al.
+2020). Writes adversarial_<dataset>_<hidden>.json to --output, checkpoints to --work; --resume goes
+on from these.
 """
 
 from __future__ import annotations
@@ -46,13 +49,14 @@ from nit_snn.robustness import (
     Defender,
     NoisyClassifier,
     adaptive,
+    check,
     loss_of_mean,
     trades,
 )
 
 EPS = 0.1
 TIME = {"conditional": "pathwise", "control": "time"}
-ACCOUNTS = ("average", "made", "total", "seconds", "history")  # of a run, beside what has a state
+ACCOUNTS = ("average", "best", "made", "total", "seconds", "history")  # beside what has a state
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ class Setting:
         of_mean: The loss of the mean logits over replicas, which is what decides; else the mean
             loss of single draws.
         ema: Decay per batch of the average of the weights that is kept; 0 keeps the last ones.
+        shift: Pixels, up to which each training image is moved at random in both directions.
+        stop_images: Validation images that are attacked after each epoch, the last ones there are;
+            kept is the epoch that keeps most of them. 0 keeps the last epoch.
     """
 
     method: str
@@ -99,12 +106,19 @@ class Setting:
     beta: float | None = None
     of_mean: bool = False
     ema: float = 0.0
+    shift: int = 0
+    stop_images: int = 0
 
 
 SETTINGS = {
     "NIT": Setting("NIT", epochs=30, lr=1e-2, warmup=3.0, of_mean=True),
     "ReLU": Setting("ReLU", epochs=30, lr=1e-2, warmup=3.0, inner=7),
     "STBP-N": Setting("STBP-N", epochs=14, lr=1e-2, warmup=3.0, of_mean=True),
+}
+WIDE = {  # from 256 hidden neurons on; NIT: fewer epochs, stronger attacks on the training images
+    **SETTINGS,
+    "NIT": replace(SETTINGS["NIT"], epochs=6, warmup=2.0, eps=0.11, inner=5),
+    "ReLU": replace(SETTINGS["ReLU"], epochs=12),
 }
 
 
@@ -166,6 +180,7 @@ class Run:
             fused=True,
         )
         self.average = copy.deepcopy(self.net.state_dict())
+        self.best: dict[str, Any] = {"attacked": -1.0}  # with its epoch and weights, once there
         self.made = 0
         self.total = self.seconds = self.started = 0.0
         self.history: list[dict[str, float]] = []
@@ -177,7 +192,7 @@ class Run:
         resume: bool = False,
         save_seconds: float = 60,
     ) -> None:
-        """Trains for what is still missing, and takes the average of the weights.
+        """Trains for what is still missing, and takes the weights that are to be kept.
 
         Checkpoints go to `folder`, at least so often, and after each epoch.
         """
@@ -208,12 +223,34 @@ class Run:
                     "validation": training.accuracy(self.net, splits.validation),
                 }
             )
+            if self.setting.stop_images:
+                self._compare(splits)
+            self.started = time.perf_counter()
             if folder is not None:
                 self._save(checkpoints)
         if self.learner is not None:
             self.learner.close()
-        if self.setting.ema:
-            self.net.load_state_dict(self.average)
+        self.net.load_state_dict(self.best.get("weights", self._kept()))
+
+    def _kept(self) -> dict[str, Any]:
+        """The weights that would be kept if training ended here."""
+        return self.average if self.setting.ema else self.net.state_dict()
+
+    def _compare(self, splits: Splits) -> None:
+        """Notes what an attack leaves of validation images, and the weights if it is most so far.
+
+        Every epoch meets the same noise and starts, so that they differ by their weights alone.
+        """
+        images, labels = (t[-self.setting.stop_images :] for t in splits.validation.tensors)
+        running, kept = copy.deepcopy(self.net.state_dict()), copy.deepcopy(self._kept())
+        self.net.load_state_dict(kept)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            attacked = withstood(self.net, images, labels)
+        self.net.load_state_dict(running)
+        self.history[-1]["attacked"] = attacked
+        if attacked > self.best["attacked"]:
+            self.best = {"attacked": attacked, "epoch": len(self.history), "weights": kept}
 
     def _stop_clock(self) -> None:
         now = time.perf_counter()
@@ -226,6 +263,8 @@ class Run:
         rising = min(1.0, (self.made + 1) / 200)
         falling = 1 - self.made / (setting.epochs * batches)
         self.optimizer.param_groups[0]["lr"] = setting.lr * rising * falling
+        if setting.shift:
+            x = shifted(x, setting.shift)
         attacked = self.attack(x, y, warm * setting.eps)
         self.optimizer.zero_grad()
         if self.learner is not None:
@@ -303,6 +342,31 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Tenso
     return found.detach()
 
 
+def shifted(images: Tensor, pixels: int) -> Tensor:
+    """Images (N, 1, H, W), each moved by up to so many pixels in both directions; black follows."""
+    count, _, height, width = images.shape
+    windows = F.pad(images, [pixels] * 4).unfold(2, height, 1).unfold(3, width, 1)
+    down, right = torch.randint(2 * pixels + 1, (2, count))
+    return windows[torch.arange(count), :, down, right]
+
+
+def withstood(
+    net: nn.Module, images: Tensor, labels: Tensor, steps: int = 10, draws: int = 4
+) -> float:
+    """Accuracy in percent under a short EOT-PGD, by the likelihood ratio or by autograd.
+
+    Cheap enough for every epoch, and strong enough to tell them apart; what the network withstands
+    is a matter for `adaptive`.
+    """
+    noisy = isinstance(net, Spiking)
+    defender = Defender(net, draws=100 if noisy else 1)
+    model = defender.classifier(**({"draws": draws, "gradient": "lr", **TIME} if noisy else {}))
+    attack = EOTPGD(
+        model, eps=EPS, alpha=2.5 * EPS / steps, steps=steps, draws=1, restarts=1, judgements=1
+    )
+    return 100 * defender.right(attack(images, labels), labels).float().mean().item()
+
+
 def validated(
     net: nn.Module, splits: Splits, images: int = 1000, steps: int = 40, draws: int = 20
 ) -> dict[str, float]:
@@ -353,7 +417,9 @@ def arguments() -> argparse.Namespace:
     add("--methods", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     add("--epochs", type=int, help="of the noisy networks; ReLU gets three times as many")
     add("--steps", type=int, default=8, help="T of the noisy networks")
+    add("--stop-images", type=int, default=0, help="validation images that choose the epoch")
     add("--images", type=int, default=1000, help="test images attacked")
+    add("--check-images", type=int, default=0, help="of them, for the sanity checks")
     add("--decision-draws", type=int, default=100, help="draws that a noisy network decides by")
     add("--attack-draws", type=int, default=20, help="draws in each gradient of an attack")
     add("--attack-steps", type=int, default=40, help="steps of EOT-PGD")
@@ -388,10 +454,16 @@ def judged(method: str, run: Run, splits: Splits, args: argparse.Namespace) -> d
         seed=args.seed,
         progress=True,
     )
-    told = {k: v for k, v in verdict.row(method).items() if k not in ("masked", "checks")}
+    few = slice(0, args.check_images)
+    if args.check_images:
+        check(verdict, defender, images[few], labels[few], progress=True)
+    told = verdict.row(method)
+    if not verdict.checks:  # an empty list would read as if all had been passed
+        del told["masked"], told["checks"]
     row = {
-        **told,  # without the sanity checks, which are not made here
+        **told,
         "training": asdict(run.setting),
+        "kept_epoch": run.best.get("epoch", run.setting.epochs),
         "history": run.history,
     }
     write(path, json.dumps(row))
@@ -412,7 +484,8 @@ def main() -> None:
     splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
     rows = []
     for method in args.methods:
-        setting = replace(SETTINGS[method], steps=args.steps)
+        setting = (WIDE if args.hidden >= 256 else SETTINGS)[method]
+        setting = replace(setting, steps=args.steps, stop_images=args.stop_images)
         if args.epochs is not None:
             epochs = args.epochs * (3 if method == "ReLU" else 1)
             setting = replace(setting, epochs=epochs)

@@ -78,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"No checkpoint in {args.checkpoint}: run adversarial_training.py first.")
     hidden, steps = saved.settings["hidden"], saved.settings["steps"]
     net = Spiking(hidden, replace(SETTINGS["NIT"], steps=steps))
-    net.load_state_dict(saved.parts["net"])
+    kept = saved.progress.get("best", {})  # of the epoch that was kept, if one was chosen
+    net.load_state_dict(kept.get("weights", saved.parts["net"]))
     splits = split(*load(args.dataset, args.data_dir), seed=args.seed)
     images, labels = (t[: args.images] for t in splits.test.tensors)
     torch.manual_seed(args.seed)

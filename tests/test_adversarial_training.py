@@ -14,7 +14,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 SHORT = ["--hidden", "6", "--epochs", "2", "--images", "4", "--seed", "1"]
 SHORT += ["--decision-draws", "2", "--attack-draws", "2", "--attack-steps", "1"]
-SHORT += ["--apgd-steps", "2", "--queries", "2"]
+SHORT += ["--apgd-steps", "2", "--queries", "2", "--stop-images", "20"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,14 @@ def run(work: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
 def test_all_methods_are_trained_and_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = run(tmp_path, monkeypatch)
+    example = importlib.import_module("adversarial_training")
+    made = example.check
+
+    def briefly(*args: Any, **options: Any) -> None:
+        made(*args, epsilons=(1.0,), **options)
+
+    monkeypatch.setattr(example, "check", briefly)
+    found = run(tmp_path, monkeypatch, "--check-images", "2")
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
     assert [row["method"] for row in found["rows"]] == ["NIT", "ReLU", "STBP-N"]
     for row in found["rows"]:
@@ -58,16 +65,26 @@ def test_all_methods_are_trained_and_judged(
         assert row["training"]["method"] == row["method"]
         epochs = 6 if row["method"] == "ReLU" else 2
         assert len(row["history"]) == row["training"]["epochs"] == epochs
+        attacked = [epoch["attacked"] for epoch in row["history"]]
+        assert {"falls to zero", "steps", "black box"} <= set(row["checks"])
+        assert row["kept_epoch"] == 1 + attacked.index(max(attacked))
 
 
-@pytest.mark.parametrize("method", ["NIT", "STBP-N"])
+@pytest.mark.parametrize(("method", "stop_images"), [("NIT", 0), ("NIT", 9), ("STBP-N", 9)])
 def test_a_killed_run_resumes_to_the_same_weights(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, stop_images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("adversarial_training")
     splits = module.split(*module.load("mnist"))
     splits = type(splits)(*(torch.utils.data.TensorDataset(*p[:256]) for p in splits))
-    setting = module.Setting(method, epochs=2, ema=0.9)
+    setting = module.Setting(method, epochs=2, ema=0.9, stop_images=stop_images)
+    start = module.Run(setting, 6, 0).net.fc1.weight.detach()
+
+    def withstood(net: Any, *_: Any) -> float:
+        """As if the first epoch were the best, so that its weights have to outlive the kill."""
+        return 100 - (net.fc1.weight - start).norm().item()
+
+    monkeypatch.setattr(module, "withstood", withstood)
     weights = []
     for cut in (False, True):
         checkpoint = tmp_path / f"{cut}.pt"
@@ -86,15 +103,75 @@ def test_a_killed_run_resumes_to_the_same_weights(
         run.train(splits, checkpoint, resume=cut)
         weights.append(run.net.state_dict())
         assert len(run.history) == 2
+        assert run.best.get("epoch") == (1 if stop_images else None)
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
     with pytest.raises(SystemExit, match="other settings"):
         module.Run(setting, 7, 0).train(splits, checkpoint, resume=True)
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_the_epoch_that_withstands_most_validation_images_is_kept(
+    ema: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("adversarial_training")
+    splits = module.split(*module.load("mnist"))
+    splits = type(splits)(*(torch.utils.data.TensorDataset(*p[:256]) for p in splits))
+    seen: list[Any] = []
+    scores = [20.0, 70.0, 70.0, 50.0]
+
+    def withstood(net: Any, images: torch.Tensor, labels: torch.Tensor) -> float:
+        seen.append((net.state_dict()["1.weight"].clone(), images, labels))
+        return scores[len(seen) - 1]
+
+    monkeypatch.setattr(module, "withstood", withstood)
+    setting = module.Setting("ReLU", epochs=4, ema=ema, stop_images=9)
+    run = module.Run(setting, 6, 0)
+    run.train(splits)
+    assert [epoch["attacked"] for epoch in run.history] == scores
+    assert run.best["epoch"] == 2
+    assert torch.equal(run.net[1].weight, seen[1][0])
+    plain = module.Run(module.Setting("ReLU", epochs=4, ema=ema), 6, 0)
+    plain.train(splits)
+    assert torch.equal(plain.net[1].weight, seen[3][0])  # training goes on as if nothing was asked
+    validation = splits.validation.tensors
+    for _, images, labels in seen:
+        assert torch.equal(images, validation[0][-9:]) and torch.equal(labels, validation[1][-9:])
+
+
+def test_the_attack_that_chooses_an_epoch_finds_what_there_is_to_find() -> None:
+    module = importlib.import_module("adversarial_training")
+    images, labels = torch.full((8, 1, 28, 28), 0.5), torch.zeros(8, dtype=torch.long)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 2))
+    found = []
+    for margin in (0.9, 1.1):  # of what eps can change
+        with torch.no_grad():
+            net[1].weight.copy_(torch.tensor([[1 / 784], [0.0]]).expand(2, 784))
+            net[1].bias.copy_(torch.tensor([0.1 * margin - 0.5, 0.0]))
+        found.append(module.withstood(net, images, labels))
+    assert found == [0.0, 100.0]
+
+
+def test_moved_images_are_the_same_but_for_where_they_are() -> None:
+    module = importlib.import_module("adversarial_training")
+    images = torch.zeros(500, 1, 5, 6)
+    images[:, 0, 2, 3] = torch.arange(1.0, 501)
+    torch.manual_seed(0)
+    moved = module.shifted(images, 1)
+    assert torch.equal(moved.sum((1, 2, 3)), torch.arange(1.0, 501))
+    places = {tuple(place) for place in moved.nonzero()[:, 2:].tolist()}
+    assert places == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4)}
+    corner = torch.zeros(50, 1, 3, 3)
+    corner[:, 0, 0, 0] = 1
+    assert set(module.shifted(corner, 1).sum((1, 2, 3)).tolist()) == {0.0, 1.0}
+
+
 def test_a_trained_network_is_certified_with_the_steps_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    scores = iter([50.0, 40.0])  # the first epoch is kept, not the last
+    example = importlib.import_module("adversarial_training")
+    monkeypatch.setattr(example, "withstood", lambda *_: next(scores))
     run(tmp_path, monkeypatch, "--methods", "NIT", "--steps", "4")
     certify = importlib.import_module("certify")
     made: list[Any] = []
@@ -103,20 +180,29 @@ def test_a_trained_network_is_certified_with_the_steps_it_has(
     places = ["--checkpoint", str(tmp_path / "mnist_6_NIT"), "--output", str(tmp_path)]
     certify.main([*places, "--images", "4", "--draws", "100", "--sigmas", "0.25"])
     assert [net.steps for net in made] == [4]
+    saved = example.Checkpoints(tmp_path / "mnist_6_NIT").newest()
+    own = made[0].fc1.weight
+    assert torch.equal(own, saved.progress["best"]["weights"]["fc1.weight"])
+    assert not torch.equal(own, saved.parts["net"]["fc1.weight"])
+    judged = json.loads((tmp_path / "adversarial_mnist_6.json").read_text())["rows"]
+    assert not {"masked", "checks"} & set(judged[0])  # none was asked for
     rows = json.loads((tmp_path / "certified_mnist.json").read_text())["rows"]
     assert len(rows) == 3 and (tmp_path / "certified_mnist.png").stat().st_size > 1000
     with pytest.raises(SystemExit, match="No checkpoint in"):
         certify.main(["--checkpoint", str(tmp_path / "none"), "--output", str(tmp_path)])
 
 
+@pytest.mark.parametrize("hidden", [50, 512])
 def test_the_search_writes_its_trials_and_leaves_out_finished_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hidden: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("adversarial_search")
     few(module, monkeypatch)
     output = tmp_path / "search.json"
     arguments = ["--trials", "ReLU", "--images", "20", "--output", str(output)]
-    relu = [name for name in module.TRIALS if name.startswith("ReLU")]
+    arguments += ["--hidden", str(hidden)]
+    trials = module.WIDE if hidden == 512 else module.TRIALS
+    relu = [name for name in trials if name.startswith("ReLU")]
     trains: list[int] = []
     original = module.Run.train
 
@@ -129,7 +215,11 @@ def test_the_search_writes_its_trials_and_leaves_out_finished_ones(
         monkeypatch.setattr(sys, "argv", ["adversarial_search.py", *arguments, *extra])
         module.main()
         assert len(trains) == len(relu)
-        rows = json.loads(output.read_text())["rows"]
-        assert [row["name"] for row in rows] == relu
+        found = json.loads(output.read_text())
+        assert found["hidden"] == hidden
+        assert [row["name"] for row in found["rows"]] == relu
+        for row in found["rows"]:
+            assert len(row["history"]) == row["setting"]["epochs"]
+            assert ("attacked" in row["history"][0]) == (hidden == 512)
     text = output.with_suffix(".md").read_text()
     assert all(f"| {name} |" in text for name in relu)
