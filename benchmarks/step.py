@@ -264,7 +264,7 @@ def rows_of(found: dict[str, list[float]], args: argparse.Namespace) -> list[dic
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     names = [row["method"] for row in rows]
     values = [row["milliseconds"] / row["replicas"] for row in rows]
     colours = ["0.4" if name.endswith("BPTT") else "C0" for name in names]
@@ -273,7 +273,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         low, high = (q / row["replicas"] for q in row["quartiles"])
         axis.plot([low, high], [i, i], color="k", lw=1.5)
     axis.invert_yaxis()
-    axis.set(xlabel="milliseconds of a learning step, of NIT for one replica")
+    axis.set(xlabel="milliseconds of a step; of NIT, for one replica")
     axis.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)
     plt.close(figure)
