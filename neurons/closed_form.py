@@ -100,5 +100,5 @@ def add(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
 def number(x: float | Tensor) -> float | Tensor:
     """A parameter that is one number as a number, where it need not be waited for."""
     if isinstance(x, Tensor) and x.numel() == 1 and x.device.type == "cpu":
-        return float(x)
+        return float(x.item())  # float(x) alone warns where x wants a gradient
     return x.detach() if isinstance(x, Tensor) else float(x)

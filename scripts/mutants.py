@@ -1,12 +1,13 @@
 """Breaks the estimators one operator at a time, and asks whether a test notices.
 
-    python scripts/mutants.py --sample 60
+    python scripts/mutants.py
 
 A mutant is one module with one change: + for -, * for /, a comparison turned round, a number off
-by one, a `not` left out, min for max. A sample of them, by a fixed seed, is tried: each in a
-process of its own, which imports the changed module in place of the true one and runs the tests
-that are named for it until the first that fails. Writes how many were killed, and which were not,
-to --output. Needs a system that can fork; frameworks are imported once.
+by one, a `not` left out, min for max. Each is tried in a process of its own, which imports the
+changed module in place of the true one and runs the tests that are named for it until the first
+that fails. After each module, its row in --output is written: how many were killed, which were
+not, and why that is no gap in the tests (`equivalent_mutants.py`; looked at one by one). Needs a
+system that can fork; frameworks are imported once.
 """
 
 from __future__ import annotations
@@ -23,24 +24,32 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from equivalent_mutants import EQUIVALENT
+from hypothesis import Phase, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Each module, and the tests that are run for its mutants, the fastest first.
 TESTS = {
-    "nit_snn.rules": "properties rules schedule",
+    "nit_snn.projection": "projection",
+    "nit_snn.credit": "credit",
+    "nit_snn.synapses.linear": "synapses",
+    "nit_snn.synapses.conv": "synapses",
+    "nit_snn.synapses.few_outputs": "synapses native",
+    "nit_snn.neurons.closed_form": "closed_form",
+    "nit_snn.neurons.functional": "membranes",
+    "nit_snn.firing": "firing",
     "nit_snn.baselines": "baselines",
-    "nit_snn.credit": "properties",
-    "nit_snn.firing": "properties conditioned",
-    "nit_snn.pathwise": "properties conditioned",
-    "nit_snn.synapses.linear": "properties synapses",
-    "nit_snn.neurons.functional": "properties neurons",
+    "nit_snn.rules": "firing schedule rules",
+    "nit_snn.conditioned": "conditioned native",
+    "nit_snn.pathwise": "conditioned properties",
+    "nit_snn.gather": "learner rules conditioned sampling memory",
 }
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub,
@@ -78,8 +87,8 @@ def sites(tree: ast.AST) -> Iterator[ast.AST]:
             yield node
 
 
-def mutated(source: str, number: int) -> tuple[str, str]:
-    """The source with its change of that number, and what it is: line, before, after."""
+def mutated(source: str, number: int) -> tuple[str, tuple[int, str]]:
+    """The source with its change of that number; the line, and what is changed to what in it."""
     tree = ast.parse(source)
     node: Any = list(sites(tree))[number]
     before = ast.unparse(node)
@@ -97,7 +106,8 @@ def mutated(source: str, number: int) -> tuple[str, str]:
     elif isinstance(node, ast.Attribute):
         node.attr = NAMES[node.attr]
     after = ast.unparse(node)
-    return ast.unparse(tree), f"line {getattr(node, 'lineno', 0)}: {before} -> {after}"
+    place = source.splitlines()[node.lineno - 1].strip()
+    return ast.unparse(tree), (node.lineno, f"{before} -> {after} in {place}")
 
 
 class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -127,7 +137,17 @@ def tests_of(name: str) -> list[str]:
     return [str(ROOT / "tests" / f"test_{test}.py") for test in TESTS[name].split()]
 
 
-def survives(name: str, source: str, tests: list[str], limit: int) -> bool:
+class Unshrunk:
+    """Has hypothesis draw the same examples for all mutants, and not look for smaller ones."""
+
+    def pytest_collection(self) -> None:
+        phases = (Phase.explicit, Phase.generate)
+        draws = settings(settings.get_profile("no deadline"), derandomize=True, database=None)
+        settings.register_profile("mutants", draws, phases=phases)
+        settings.load_profile("mutants")
+
+
+def survives(name: str, source: str, limit: int) -> bool:
     """Whether all tests pass with the changed module, within `limit` seconds of a CPU."""
     child = os.fork()
     if child == 0:
@@ -136,57 +156,73 @@ def survives(name: str, source: str, tests: list[str], limit: int) -> bool:
             os.dup2(nothing.fileno(), 2)
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         sys.meta_path.insert(0, Changed(name, source))
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", *tests_of(name)]
         with contextlib.suppress(BaseException):
-            os._exit(int(pytest.main([*options, *tests])))
+            os._exit(int(pytest.main(options, plugins=[Unshrunk()])))
         os._exit(1)
     _, status = os.waitpid(child, 0)
     return status == 0
 
 
+def tried(name: str, numbers: Sequence[int], until: float) -> dict[str, Any]:
+    """Tries the changes of a module with these numbers, one by one, as long as there is time."""
+    source, before = path_of(name).read_text(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    if not survives(name, source, 900):
+        sys.exit(f"The tests of {name} fail without any change.")
+    took = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before.ru_utime
+    killed, survivors = 0, []
+    for number in numbers:
+        if time.monotonic() > until:
+            break
+        changed, (line, what) = mutated(source, number)
+        lives = survives(name, changed, round(30 + 2 * took))
+        print(f"{'SURVIVED' if lives else 'killed'} {name} line {line}: {what}", flush=True)
+        killed += not lives
+        if lives:
+            survivors.append({"line": line, "change": what})
+    return {"tried": killed + len(survivors), "killed": killed, "survivors": survivors}
+
+
+def keep(name: str, row: dict[str, Any], path: Path) -> None:
+    """Puts a module's row into the file, in the place of the one that was there.
+
+    What is known by now of the survivors of all modules is put beside them.
+    """
+    modules = json.loads(path.read_text())["modules"] if path.exists() else {}
+    for module, known in [*modules.items(), (name, row)]:
+        for survivor in known["survivors"]:
+            survivor["why"] = EQUIVALENT.get(module, {}).get(survivor["change"], "")
+    results = {
+        "modules": dict(sorted({**modules, name: row}.items())),
+        "versions": {p: version(p) for p in ("nit-snn", "torch", "hypothesis")},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--sample", type=int, default=120)
+    add("--sample", type=int, help="so many changes of each module, not all")
     add("--seed", type=int, default=0)
-    add("--limit", type=int, default=300, help="CPU seconds; a mutant that takes longer is dead")
     add("--modules", nargs="+", choices=TESTS, default=list(TESTS), metavar="MODULE")
-    add("--minutes", type=float, help="begin no other mutant after so long")
+    add("--minutes", type=float, default=float("inf"), help="begin no other mutant after so long")
     add("--output", type=Path, default=ROOT / "docs" / "benchmarks" / "mutants.json")
     args = parser.parse_args()
     import snntorch  # noqa: F401  (once, not once for each mutant)
     from spikingjelly.activation_based import functional, layer, neuron  # noqa: F401
 
-    sources = {name: path_of(name).read_text() for name in args.modules}
-    places = [(n, i) for n, s in sources.items() for i in range(len(list(sites(ast.parse(s)))))]
-    random.Random(args.seed).shuffle(places)
-    for name in sorted({name for name, _ in places[: args.sample]}):
-        if not survives(name, sources[name], tests_of(name), args.limit):
-            sys.exit(f"The tests of {name} fail without any change, or take too long.")
-    rows, survivors, started = {name: [0, 0] for name in sources}, [], time.monotonic()
-    for name, number in places[: args.sample]:
-        if args.minutes is not None and time.monotonic() - started > 60 * args.minutes:
+    until = time.monotonic() + 60 * args.minutes
+    for name in args.modules:
+        if time.monotonic() > until:
             break
-        source, what = mutated(sources[name], number)
-        lives = survives(name, source, tests_of(name), args.limit)
-        rows[name][0] += 1
-        rows[name][1] += not lives
-        if lives:
-            survivors.append({"module": name, "change": what})
-        print(f"{'SURVIVED' if lives else 'killed'} {name} {what}", flush=True)
-    results = {
-        "command": " ".join(["python", *sys.argv]),
-        "seed": args.seed,
-        "places": len(places),
-        "tried": sum(tried for tried, _ in rows.values()),
-        "killed": sum(killed for _, killed in rows.values()),
-        "modules": {n: {"tried": t, "killed": k} for n, (t, k) in rows.items()},
-        "survivors": survivors,
-        "versions": {p: version(p) for p in ("nit-snn", "torch", "hypothesis")},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
-    args.output.write_text(json.dumps(results, indent=1) + "\n")
+        places = len(list(sites(ast.parse(path_of(name).read_text()))))
+        numbers = list(range(places))
+        random.Random(args.seed).shuffle(numbers)
+        row = tried(name, numbers[: args.sample], until)
+        command = " ".join(["python", *sys.argv])
+        keep(name, {"command": command, "seed": args.seed, "places": places, **row}, args.output)
 
 
 if __name__ == "__main__":

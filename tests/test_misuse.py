@@ -20,7 +20,7 @@ def test_each_case_is_there_once() -> None:
     assert len({(case.topic, case.what) for case in CASES}) == len(CASES)
 
 
-def test_the_table_in_the_documents_is_that_of_the_cases() -> None:
+def test_the_tables_in_the_documents_are_those_of_the_cases_and_files() -> None:
     spec = importlib.util.spec_from_file_location(
         "reliability_table", ROOT / "scripts" / "reliability_table.py"
     )
@@ -29,3 +29,6 @@ def test_the_table_in_the_documents_is_that_of_the_cases() -> None:
     spec.loader.exec_module(script)
     page = (ROOT / "docs" / "reliability.md").read_text()
     assert script.replaced(page, script.table(CASES)) == page
+    assert script.replaced(page, script.counts(CASES), "counts") == page
+    page = (ROOT / "docs" / "reliability_versions.md").read_text()
+    assert script.replaced(page, script.mutants(), "mutants") == page

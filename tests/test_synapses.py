@@ -124,11 +124,28 @@ def test_few_outputs(outputs: int, leading: list[int], bias: bool, frozen: bool)
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("shape", [(4, 6, 5), (6, 5)])
+def test_few_outputs_that_are_summed_over_the_first_dimension(shape: tuple[int, ...]) -> None:
+    """Their cotangent is one slice for all, which takes a way of its own."""
+    module, x = nn.Linear(5, 3), torch.randn(*shape, requires_grad=True)
+    wanted = [x, *module.parameters()]
+    expected, found = module(x), few_outputs(x, module.weight, module.bias)
+    weight = torch.randn(expected.shape[1:])
+    for a, b in zip(
+        torch.autograd.grad((found.sum(0) * weight).sum(), wanted),
+        torch.autograd.grad((expected.sum(0) * weight).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
 def test_few_outputs_are_for_large_batches_without_a_gradient_of_their_own() -> None:
     module, x = nn.Linear(5, 10), torch.randn(512, 5)
     assert suits(module, x)
     assert not suits(nn.Linear(5, 16), x) and not suits(nn.Linear(5, 2), x)
-    assert not suits(module, x[:8]) and not suits(module, x.clone().requires_grad_())
+    assert suits(nn.Linear(5, 3), x[:256]) and not suits(module, x[:255])
+    assert suits(module, x.view(256, 2, 5)[:128]) and not suits(module, x[:255].view(255, 1, 5))
+    assert not suits(module, x.clone().requires_grad_())
     assert not suits(module, x.double()) and not suits(module.double(), x.double())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not suits(nn.Linear(5, 10), x)
