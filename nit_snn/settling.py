@@ -100,18 +100,24 @@ def _settled(entry: Entry, replicas: int, sharing: Sharing) -> Settled:
 
 def _natively(entry: Entry, replicas: int) -> Settled | None:
     """The same for replicas that share no noise; None where it has to go by torch."""
-    gradient, wandering = _known(entry.gradient, entry.residual), entry.wandering
-    pairs = [(gradient, entry.residual)]
+    gradient, residual, wandering = (
+        _known(entry.gradient, entry.residual),
+        entry.residual,
+        entry.wandering,
+    )
+    pairs = [(gradient, residual)]
     if entry.membrane is not None and wandering is not None:
         pairs.append((entry.membrane, wandering))
-    known = [[_steps_first(x) for x in pair] for pair in pairs]
-    if not all(fits(*pair) for pair in known):
+    # All of an entry's tensors are read in one order, whatever order each of them is in.
+    single = residual.is_contiguous()
+    known = [[_steps_first(x, single).contiguous() for x in pair] for pair in pairs]
+    if not residual.numel() or not all(fits(*pair) for pair in known):
         return None
-    factors = torch.empty_like(entry.residual)
-    rows = torch.zeros(len(gradient), dtype=torch.float64)
+    factors = torch.empty_like(known[0][1])
+    rows = torch.zeros(len(gradient), dtype=torch.float64, device="cpu")
     for number, (g, d) in enumerate(known):
-        explain(g, d, rows, replicas, None if number else _steps_first(factors))
-    return Settled(factors, rows.to(gradient.dtype))
+        explain(g, d, rows, replicas, None if number else factors)
+    return Settled(factors[0] if single else factors.transpose(0, 1), rows.to(gradient.dtype))
 
 
 def _known(gradient: Tensor | None, like: Tensor) -> Tensor:
@@ -119,9 +125,12 @@ def _known(gradient: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if gradient is None else gradient.to(like.dtype)
 
 
-def _steps_first(entry: Tensor) -> Tensor:
-    """An entry as (T, N, *): that of a sequence, (N, T, *), is a view of such."""
-    return entry[None] if entry.is_contiguous() else entry.transpose(0, 1)
+def _steps_first(entry: Tensor, single: bool) -> Tensor:
+    """What is known of a call, (N, *), or of a sequence, (N, T, *), as (T, N, *).
+
+    A sequence's steps may be taken for neurons: none of them counts for another.
+    """
+    return entry[None] if single else entry.transpose(0, 1)
 
 
 def _explained(g: Tensor, d: Tensor, sharing: Sharing) -> Tensor:

@@ -388,6 +388,130 @@ def test_single_calls_conditioned_pathwise_are_those_of_torch(
         torch.testing.assert_close(found[0][name], expected, rtol=1e-3, atol=1e-4 * scale)
 
 
+def compare(make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """The gradients of a module that tells scores, (N, 3), of (N, 5), by both backends."""
+    found = []
+    for backend in ("native", "torch"):
+        monkeypatch.setenv("NIT_SNN_BACKEND", backend)
+        torch.manual_seed(0)
+        net = swap_neurons(make(), sigma=0.5)
+        learner = NITLearner(net, seed=3, replicas=4, **options)
+        x = torch.rand(8, 5, generator=torch.Generator().manual_seed(1))
+        with learner.record():
+            xr, yr = learner.expand(x, torch.arange(8) % 3)
+            losses = F.cross_entropy(net(xr), yr, reduction="none")
+        learner.backward(losses)
+        found.append({n: p.grad for n, p in net.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() and found[0]
+    for name, expected in found[1].items():
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(found[0][name], expected, rtol=1e-3, atol=1e-4 * scale)
+
+
+class Read(nn.Module):
+    """A layer of spikes, and a readout that has them in the order that it likes."""
+
+    def __init__(self, order: str, **node: Any) -> None:
+        super().__init__()
+        self.order, self.synapse = order, nn.Linear(5, 7)
+        self.neurons, self.readout = neuron.LIFNode(**{"v_threshold": 0.3, **node}), nn.Linear(7, 3)
+        self.neurons.step_mode = "s" if order == "neurons first" else "m"
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.reset_net(self)
+        if self.order == "neurons first":
+            calls = [self.neurons(self.synapse(x)) for _ in range(4)]
+            return sum((self.readout.weight @ spikes.T.contiguous()).T for spikes in calls)
+        spikes = self.neurons(self.synapse(x.expand(4, *x.shape)))
+        if self.order == "rows first":
+            return self.readout(spikes.transpose(0, 1)).sum(1)
+        return self.readout(spikes).sum(0)
+
+
+ORDERED: list[dict[str, Any]] = [
+    {"control": "readout"},
+    {"control": "readout", "conditional": "pathwise"},
+    {"control": "network", "conditional": "pathwise"},
+    {"control": "time", "conditional": "pathwise"},
+]
+
+
+@pytest.mark.parametrize("options", ORDERED, ids=str)
+@pytest.mark.parametrize("order", ["steps first", "rows first", "neurons first"])
+def test_spikes_may_be_read_in_any_order(
+    order: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the loss's derivative comes in another order than what is known of the layer."""
+    compare(lambda: Read(order), monkeypatch, **options)
+
+
+@pytest.mark.parametrize("kind", ["residual", "gradient", "membrane", "wandering"])
+@pytest.mark.parametrize("sequence", [True, False])
+def test_an_entry_may_be_in_any_order(
+    kind: str, sequence: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    names = ("residual", "gradient", "membrane", "wandering")
+    tensors = {name: torch.randn(12, 5, 9) for name in names}
+    if sequence:  # as layers keep them
+        tensors = {k: v.transpose(0, 1).contiguous().transpose(0, 1) for k, v in tensors.items()}
+    other = tensors[kind].permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    entry = Entry(**{**tensors, kind: other})
+    found = settle([entry], 4, Sharing())
+    monkeypatch.setenv("NIT_SNN_BACKEND", "torch")
+    torch.testing.assert_close(found, settle([entry], 4, Sharing()), rtol=1e-4, atol=1e-4)
+
+
+def test_torchs_default_type_and_device_are_not_asked() -> None:
+    arguments._constant.cache_clear()
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            held = arguments.repeated(0.5, torch.Size([3]))
+    finally:
+        torch.set_default_dtype(before)
+        arguments._constant.cache_clear()
+    assert held.dtype == torch.float32 and held.device.type == "cpu"
+
+
+@pytest.mark.parametrize("options", [{"conditional": "pathwise"}, {"control": "readout"}], ids=str)
+def test_a_threshold_that_nothing_reaches(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(Read):
+        def __init__(self) -> None:
+            super().__init__("steps first")
+            self.before = nn.Sequential(nn.Linear(5, 7), neuron.LIFNode(v_threshold=float("inf")))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.before(x).sum()
+
+    compare(Silent, monkeypatch, **options)
+
+
+def test_parameters_may_have_the_batch_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Thresholds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.synapse, self.readout = nn.Linear(5, 7), nn.Linear(7, 3)
+            beta, threshold = torch.rand(1, 7), torch.rand(1, 7) * 0.3 + 0.2
+            self.neurons = snn.Leaky(beta=beta, threshold=threshold, init_hidden=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.neurons.reset_mem()
+            return sum(self.readout(self.neurons(self.synapse(x))) for _ in range(3))
+
+    for options in ({}, {"control": "time", "conditional": "pathwise"}):
+        compare(Thresholds, monkeypatch, **options)
+
+
+def test_no_neurons_are_no_reason_to_die() -> None:
+    entry = Entry(torch.zeros(12, 0), torch.zeros(12, 0))
+    factors, explained = settle([entry], 4, Sharing())
+    assert factors[0].shape == (12, 0) and torch.equal(explained, torch.zeros(12))
+
+
 def test_noise_in_pieces_is_noise_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for most in (1, 2**21):
@@ -507,6 +631,28 @@ def test_what_is_compiled_is_kept_where_nobody_else_writes(
     folder.chmod(0o777)  # whose library may that be now?
     assert isinstance(anew(), ctypes.CDLL)
     assert [path.name for path in (tmp_path / "own").iterdir()] == [library.name]
+
+
+def test_without_a_home_it_is_compiled_for_this_process(
+    anew: Callable[[], ctypes.CDLL | str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    assert isinstance(anew(), ctypes.CDLL)
+    assert list((tmp_path / "own").iterdir())
+
+
+def test_a_library_that_others_can_write_to_is_compiled_again(
+    anew: Callable[[], ctypes.CDLL | str],
+) -> None:
+    library = build._library()
+    library.write_bytes(b"planted")
+    library.chmod(0o666)
+    assert isinstance(anew(), ctypes.CDLL)
+    assert library.stat().st_size > 1000 and build._is_own(library)
 
 
 def test_a_damaged_library_is_compiled_again(anew: Callable[[], ctypes.CDLL | str]) -> None:

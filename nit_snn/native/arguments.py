@@ -55,14 +55,16 @@ def repeated(value: float | Tensor, inner: torch.Size) -> Tensor:
     length = period(inner)
     if not isinstance(value, Tensor) or value.numel() == 1:
         return _constant(float(value), length)
+    while value.dim() > len(inner) and value.shape[0] == 1:
+        value = value[0]
     own = levels(value, inner, value.device)
     neurons = math.prod(inner)
     return own.repeat_interleave(neurons // len(own)).repeat(length // neurons)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)
 def _constant(value: float, length: int) -> Tensor:
-    return torch.full((length,), value)
+    return torch.full((length,), value, dtype=torch.float32, device="cpu")
 
 
 def fits(*tensors: Tensor | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -65,7 +66,7 @@ def _library() -> Path:
 
 def _built(library: Path) -> Path:
     """Compiled, unless it has been already."""
-    if not library.exists():
+    if not (library.exists() and _is_own(library)):  # it may be older than the folder's mode
         made = Path(tempfile.mkdtemp(dir=library.parent))
         try:
             sources = [str(_HERE / name) for name in _SOURCES]
@@ -96,23 +97,29 @@ def _fingerprint(compiler: str) -> str:
 
 def _folder() -> Path:
     """Where libraries are kept: nowhere that somebody else could put one."""
-    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(cache_home) / "nit_snn"
     try:
+        cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(cache_home) / "nit_snn"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-        own = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if own and os.access(folder, os.W_OK):
+        if _is_own(folder) and os.access(folder, os.W_OK):
             return folder
     except (OSError, RuntimeError):
         pass
     return _own_folder()
 
 
+def _is_own(path: Path) -> bool:
+    """Whether it is this user's, and nobody else's to write to."""
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 @cache
 def _own_folder() -> Path:
     """For this process alone."""
-    return Path(tempfile.mkdtemp(prefix="nit_snn_"))
+    folder = Path(tempfile.mkdtemp(prefix="nit_snn_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _run(command: list[str]) -> str:

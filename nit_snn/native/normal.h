@@ -25,6 +25,12 @@ static inline float power_of_2(float x) {
     return tiny ? 0.0f : (p * r + 1.0f) * scale;
 }
 
+// A number whose square is finite: farther from the threshold than that is all alike.
+static inline float bounded(float a) {
+    a = a > 1e18f ? 1e18f : a;
+    return a < -1e18f ? -1e18f : a;
+}
+
 // phi(a) = exp(-a^2 / 2) / sqrt(2 pi).
 static inline float normal_density(float a) {
     return 0.398942280f * power_of_2(-0.721347520f * a * a);

@@ -84,7 +84,9 @@ def collect_and_settle(
     """
     known = (steps.residual, steps.density, steps.decay, steps.wandering)
     density, jumps = steps.density, steps.jump
-    if density is None or jumps is None or replicas < 2 or any(x is None for x in known):
+    if density is None or jumps is None or any(x is None for x in known):
+        return None
+    if replicas < 2 or not density.numel():
         return None
     rows, inner = density.shape[1], density.shape[2:]
     stride = density[0].numel()
@@ -100,7 +102,7 @@ def collect_and_settle(
         return None
     factors = torch.empty_like(density)
     drifts = torch.empty_like(density) if wants_drifts else None
-    explained = torch.zeros(rows, dtype=torch.float64)
+    explained = torch.zeros(rows, dtype=torch.float64, device="cpu")
     call(
         "nit_settle",
         _Settle,

@@ -44,11 +44,11 @@ static void advance(const Steps &x, const float *current, const float *eps, i64 
         float before = v[i];
         const bool fired = or_equal ? before >= height : before > height;
         if (DELAYED && RESET == HARD) before = fired ? v_reset : before;
-        float m = std::fma(before - rest, decay[i], current[i] * gain[i]) + rest;
+        float m = (before - rest) * decay[i] + current[i] * gain[i] + rest;
         if (DELAYED && RESET == SOFT) m = fired ? m - height : m;
         if (DELAYED && RESET == WHOLE) m = fired ? 0.0f : m;
-        if (LEVELS) a[i] = (height - m) / sigma[i];
-        const float now = std::fma(eps[i], sigma[i], m);
+        if (LEVELS) a[i] = bounded((height - m) / sigma[i]);
+        const float now = eps[i] * sigma[i] + m;
         const bool spike = or_equal ? now >= height : now > height;
         float after = now;
         if (!DELAYED && RESET == HARD) after = spike ? v_reset : now;
