@@ -133,6 +133,20 @@ def test_speed_is_that_of_the_benchmark() -> None:
         one = row["milliseconds"] / row["replicas"]
         ratio = "-" if bptt else f"{row['bptt_over_one_replica']:.1f}"
         assert f"| {row['method']} | {row['milliseconds']:.2f} | {one:.3f} | {ratio} |" in text
+    taken = {row["method"]: row["milliseconds"] for row in results["rows"]}
+    gains = {
+        name: taken[f"{name}, torch alone"] / taken[name]
+        for name in taken
+        if f"{name}, torch alone" in taken
+    }
+    way = "NIT, control time, pathwise"
+    assert (
+        f"gains {gains[f'SpikingJelly, {way}']:.2f} times in SpikingJelly's multi-step mode, "
+        f"{gains[f'snnTorch, {way}']:.2f} times in snnTorch"
+    ) in text
+    way = "NIT, noise from a table"
+    both = f"{gains[f'SpikingJelly, {way}']:.2f} and {gains[f'snnTorch, {way}']:.2f} times"
+    assert f"a few passes anyway, {both}" in text
     named = ("NIT, default", "NIT, noise from a table")
     of = {row["method"]: f"1/{row['bptt_over_one_replica']:.0f}" for row in results["rows"]}
     jelly, torch_ = (
