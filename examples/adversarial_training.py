@@ -117,7 +117,7 @@ SETTINGS = {
 }
 WIDE = {  # from 256 hidden neurons on; NIT: fewer epochs, stronger attacks on the training images
     **SETTINGS,
-    "NIT": replace(SETTINGS["NIT"], epochs=6, warmup=2.0, eps=0.11, inner=5),
+    "NIT": replace(SETTINGS["NIT"], epochs=9, warmup=2.0, eps=0.11, inner=5),
     "ReLU": replace(SETTINGS["ReLU"], epochs=12),
 }
 
