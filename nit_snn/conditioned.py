@@ -179,14 +179,7 @@ def condition(
         through_time=through_time,
     )
     signed = [x if sign == 1 else sign * x for x, sign in zip(noise, signs, strict=True)]
-    layer = TorchLayer(
-        lambda call, *_: signed[call],
-        lambda calls, like: (signed, [1.0] * len(signed)),
-        sigma,
-        "nit",
-        False,
-        lambda size: False,
-    )
+    layer = TorchLayer(lambda call, *_: signed[call], sigma, "nit", False, lambda size: False)
     spikes, last = layer.run(
         current, state, lif, threshold, steps=len(noise), first_step=0, bits=None, watch=seen
     )

@@ -269,15 +269,17 @@ class Gathering:
         estimate: Estimate,
     ) -> Tensor | None:
         """What a control variate takes from a sequence's scores on average, (rows, T, *)."""
-        record, factors = self.recording.firing.get(trace.neuron), control.get(trace.neuron)
-        if record is None or factors is None:
+        found = self._to_put_back(trace, event, control)
+        if found is None:
             return None
-        entry = record.entries[event.calls[0]]
+        factors, covariances = (x.transpose(0, 1) for x in found)
         sigma = trace.neuron.sigma
         if sigma.requires_grad:
-            moved = factors[entry] * record.ledger.densities[entry] * record.levels[entry]
+            record = self.recording.firing[trace.neuron]
+            entry = record.entries[event.calls[0]]
+            moved = factors * record.ledger.densities[entry] * record.levels[entry]
             estimate.add(sigma, moved.sum_to_size(sigma.shape))
-        return factors[entry] * record.covariances[entry]
+        return factors * covariances
 
     def _weight(self, weight: Tensor, layer: int, call: int) -> Tensor:
         """(rows,): what multiplies one call's score."""

@@ -365,14 +365,17 @@ class Recording:
         if isinstance(self.noise, PhiloxNoise):
             return Layer(self.noise, trace.number, len(self.traces), sigma, signs)
         if trace.layer is None:
-            kind = NativeLayer if is_native() else TorchLayer
-            trace.layer = kind(
+            common = (
                 partial(self.draw, trace),
-                partial(self.read, trace),
                 sigma,
                 self.rule,
                 trace.neuron.sigma.requires_grad,
                 self.room.take,
+            )
+            trace.layer = (
+                NativeLayer(*common, read=partial(self.read, trace))
+                if is_native()
+                else TorchLayer(*common)
             )
         return trace.layer
 

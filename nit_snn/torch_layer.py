@@ -29,7 +29,6 @@ class TorchLayer:
 
     Attributes:
         draw: The noise of a call, from its number, shape (N, *) and type.
-        read: That of some calls, like (T, N, *), but for a sign of each.
         sigma: Its noise level, a scalar or broadcasting to (*).
         rule: "nit" or "nit-s".
         learn_sigma: Whether the noise level's scores are wanted.
@@ -39,7 +38,6 @@ class TorchLayer:
     """
 
     draw: Callable[[int, torch.Size, torch.dtype], Tensor]
-    read: Callable[[list[int], Tensor], tuple[list[Tensor], list[float]]]
     sigma: Tensor
     rule: str
     learn_sigma: bool

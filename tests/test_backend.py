@@ -180,3 +180,8 @@ def test_more_replicas_than_a_counter_can_name(monkeypatch: pytest.MonkeyPatch) 
     learner = NITLearner(swap_neurons(SpikingJellyNet()), replicas=2**16 + 1)
     with pytest.raises(AttachError, match="65536 replicas"), learner.record():
         pass
+
+
+def test_native_is_for_the_processor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIT_SNN_BACKEND", "native")
+    assert str(backend_of(GPU)) == "torch (NIT_SNN_BACKEND=native is for the processor)"

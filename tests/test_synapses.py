@@ -149,3 +149,22 @@ def test_few_outputs_are_for_large_batches_without_a_gradient_of_their_own() -> 
     assert not suits(module, x.double()) and not suits(module.double(), x.double())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not suits(nn.Linear(5, 10), x)
+
+
+@pytest.mark.parametrize("summed", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_few_outputs_of_steps_that_have_a_gradient(summed: bool, frozen: bool) -> None:
+    """Where outputs are summed over the steps their gradient comes expanded."""
+    torch.manual_seed(0)
+    module = nn.Linear(5, 4).requires_grad_(not frozen)
+    x = torch.rand(6, 50, 5, requires_grad=True)
+    assert suits(module, x)
+    slope = torch.randn(50, 4)
+    if not summed:
+        slope = slope * torch.rand(6, 1, 1)
+    found = []
+    for outputs in (module(x), few_outputs(x, module.weight, module.bias)):
+        read = outputs.sum(0) if summed else outputs
+        wanted = [t for t in (x, module.weight, module.bias) if t.requires_grad]
+        found.append([outputs.detach(), *torch.autograd.grad((read * slope).sum(), wanted)])
+    torch.testing.assert_close(found[1], found[0])

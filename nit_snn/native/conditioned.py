@@ -41,24 +41,7 @@ def condition(
     controlled: bool,
     through_time: bool,
 ) -> tuple[Tensor, Tensor, Conditioned, Tensor | None]:
-    """What `nit_snn.conditioned.Conditioning` sees, without telling it step by step.
-
-    Args:
-        current: (T, N, *), or (1, N, *) for all steps.
-        state: (N, *).
-        noise: eps of each step but for its sign, (N, *).
-        signs: What each is multiplied with.
-        lif: What the membrane does; a reset, "hard" or "soft", happens at once.
-        threshold: Where it fires.
-        sigma: Noise level.
-        learns_sigma: Whether the noise level is learned.
-        controlled: Whether a control variate asks.
-        through_time: Whether it follows membranes and resets.
-
-    Returns:
-        Spikes, (T, N, *); what the last step leaves behind, (N, *); what there is to know of the
-        steps; and what the last membrane would be without its spike, if time is followed.
-    """
+    """See `nit_snn.conditioned.condition`; every tensor float32 and contiguous."""
     hard = lif.dynamics.reset == "hard"
     carries = isinstance(lif.decay, Tensor) or lif.decay != 0
     follows = controlled and through_time and carries

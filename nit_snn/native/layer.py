@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,8 +23,15 @@ if TYPE_CHECKING:
 _AT_ONCE = 2**21
 
 
+@dataclass(eq=False, kw_only=True)
 class NativeLayer(TorchLayer):
-    """A `TorchLayer` whose steps are not taken operator by operator."""
+    """A `TorchLayer` whose steps are not taken operator by operator.
+
+    Attributes:
+        read: The noise of some calls, like (T, N, *), but for a sign of each.
+    """
+
+    read: Callable[[list[int], Tensor], tuple[list[Tensor], list[float]]]
 
     def run(
         self,
