@@ -121,6 +121,37 @@ class Watched:
         return torch.minimum(probability, 1 - probability)
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What a layer did in a call, and how likely; each (N, *).
+
+    Attributes:
+        residual: s - p.
+        level: a, if the noise level is learned; else nobody asks.
+        covariance: Of s and the score of the drift.
+        density: phi(a) / sigma.
+    """
+
+    residual: Tensor
+    level: Tensor
+    covariance: Tensor
+    density: Tensor
+
+    @staticmethod
+    def of_firing(firing: Firing, sigma: Tensor, signed: bool) -> Known:
+        """Under NIT-S (`signed`) the score is the noise's sign."""
+        density = firing.density / sigma
+        covariance = firing.lesser if signed else density
+        return Known(firing.residual, firing.level, covariance, density)
+
+    @staticmethod
+    def of_steps(told: Conditioned) -> Known:
+        """Of calls that are conditioned pathwise; likewise (T, N, *)."""
+        assert told.residual is not None and told.density is not None
+        level = told.density if told.level is None else told.level
+        return Known(told.residual, level, told.density, told.density)
+
+
 @dataclass(eq=False)
 class FiringRecord:
     """What one layer's spikes were, and how likely, call by call; each entry (N, *).
@@ -154,8 +185,7 @@ class FiringRecord:
 
     def add(
         self,
-        firing: Firing,
-        sigma: Tensor,
+        known: Known,
         drift: Tensor,
         anchor: Tensor,
         fast: list[tuple[Tensor, float | Tensor]],
@@ -165,8 +195,7 @@ class FiringRecord:
         """Remembers one call.
 
         Args:
-            firing: What the layer did.
-            sigma: Scalar, or broadcasting to (*).
+            known: What the layer did.
             drift: m, (N, *), with its local graph.
             anchor: A scalar that every call leads to, so that a backward pass to it visits all.
             fast: Currents that `drift` has no graph of, with their own to the spikes before, and
@@ -174,38 +203,9 @@ class FiringRecord:
             memory: What is known of the membrane that it leaves, if time is followed.
             link: To an earlier call, if time is followed.
         """
-        density = firing.density / sigma
-        covariance = firing.lesser if self.signed else density
-        levels = (firing.residual, firing.level, covariance, density)
-        self._add(levels, drift, anchor, fast, memory, link)
-
-    def add_told(
-        self,
-        told: Conditioned,
-        drift: Tensor,
-        anchor: Tensor,
-        fast: list[tuple[Tensor, float | Tensor]],
-        memory: Memory | None = None,
-        link: Link | None = None,
-    ) -> None:
-        """The same for a call that is conditioned pathwise, and of which all is known."""
-        assert told.residual is not None and told.density is not None
-        # Without a level the noise level is not learned, and nobody asks.
-        level = told.density if told.level is None else told.level
-        levels = (told.residual, level, told.density, told.density)
-        self._add(levels, drift, anchor, fast, memory, link)
-
-    def _add(
-        self,
-        levels: tuple[Tensor, Tensor, Tensor, Tensor],
-        drift: Tensor,
-        anchor: Tensor,
-        fast: list[tuple[Tensor, float | Tensor]],
-        memory: Memory | None,
-        link: Link | None,
-    ) -> None:
         gains = [gain for _, gain in fast] if self.follows else []
-        self._enter(*levels, gains, memory)
+        own = (known.residual, known.level, known.covariance, known.density)
+        self._enter(*own, gains, memory)
         with torch.enable_grad():
             if link is not None:
                 handles = self._left_by(link.origin)
@@ -302,11 +302,10 @@ class FiringRecord:
         Returns:
             The spikes, with a graph for whatever reads them.
         """
-        assert steps.residual is not None and steps.density is not None
-        density = steps.density.transpose(0, 1)
-        # Without a level the noise level is not learned, and nobody asks.
-        level = density if steps.level is None else steps.level.transpose(0, 1)
-        self._enter(steps.residual.transpose(0, 1), level, density, density)
+        known = Known.of_steps(steps)
+        density = known.density.transpose(0, 1)
+        level = known.level.transpose(0, 1)
+        self._enter(known.residual.transpose(0, 1), level, density, density)
         apart = steps.wandering
         self.wanderings[-1] = None if apart is None else apart.transpose(0, 1)
         followed = Followed(

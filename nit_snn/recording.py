@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import bits
 from .backend import is_native
 from .conditioned import condition, jump
-from .control import FiringRecord, Gate, Memory, Watched
+from .control import FiringRecord, Gate, Known, Memory, Watched
 from .emitted import Emitted, Packed
 from .errors import RecordingError
 from .events import Event, LayerTrace, Target
@@ -246,7 +246,7 @@ class Recording:
         if record is not None:
             link = None if memory is None else event.link
             fast = _fast(charge, sources)
-            record.add_told(told, drift, self.anchor, fast, memory, link)
+            record.add(Known.of_steps(told), drift, self.anchor, fast, memory, link)
         trace.states.append(membrane)
         event.scores = Scores(told.score, told.level_score)
         self._append(trace, event)
@@ -580,7 +580,8 @@ class Recording:
             # What a spike wipes out is what would be there without it.
             mean = drift.detach()
             trace.silent.append(mean + silent_mean(firing) * sigma if charge.wiped else mean)
-        record.add(firing, sigma, drift, self.anchor, fast, memory, link)
+        known = Known.of_firing(firing, sigma, record.signed)
+        record.add(known, drift, self.anchor, fast, memory, link)
 
     def hold(self, current: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
