@@ -250,7 +250,7 @@ class NITLearner:
             if learn_sigma or neuron.sigma.requires_grad:
                 neuron.set_sigma_learnable(bool(learn_sigma), shared=learn_sigma == "shared")
         boxed = bool(learn_sigma) or weight_bounds is not None
-        self._projection = projection.after_each_step(self.project) if boxed else None
+        self._projection = projection.after_each_step(self._boxes) if boxed else None
         self._told = Told(net, self._neurons)
         self._left = Leftovers()
         self._expansions: set[int] = set()
@@ -295,16 +295,23 @@ class NITLearner:
     def project(self) -> None:
         """Puts learned noise levels, and boxed weights, back between their bounds.
 
-        The paper's projection on Omega. It is called after each step of any torch optimizer; only
-        an update of another kind has to call it itself.
+        The paper's projection on Omega. After a step of a torch optimizer it is done for all
+        that the optimizer holds; only an update of another kind has to call it itself.
         """
+        for tensors, bounds in self._boxes():
+            projection.clamp(tensors, bounds)
+
+    def _boxes(self) -> list[projection.Box]:
+        """What has bounds, and which."""
+        boxes: list[projection.Box] = []
         levels = [neuron.sigma for neuron in self._neurons.values()]
         if self.learn_sigma:
-            projection.clamp(levels, self.sigma_bounds)
+            boxes.append((levels, self.sigma_bounds))
         if self.weight_bounds is not None:
             own = {id(level) for level in levels}
             weights = [p for p in self.parameters() if id(p) not in own]
-            projection.clamp(weights, self.weight_bounds)
+            boxes.append((weights, self.weight_bounds))
+        return boxes
 
     def notes(self) -> list[str]:
         """What is worth knowing of the network, a sentence each, by qualified name.

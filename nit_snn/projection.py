@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from threading import Lock
 from weakref import WeakMethod
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-_PROJECTS: dict[object, WeakMethod[Callable[[], None]]] = {}
+#: Tensors and the bounds of each of their elements.
+Box = tuple[Iterable[Tensor], tuple[float, float]]
+
+_BOXES: dict[object, WeakMethod[Callable[[], list[Box]]]] = {}
 _LOCK = Lock()
 _listening = False
 
@@ -22,18 +26,24 @@ def clamp(tensors: Iterable[Tensor], bounds: tuple[float, float]) -> None:
         tensor.clamp_(*bounds)
 
 
-def after_each_step(project: Callable[[], None]) -> Callable[[], None]:
-    """Calls a bound method after the step of any torch optimizer, as long as its object lives.
+def after_each_step(boxes: Callable[[], list[Box]]) -> Callable[[], None]:
+    """Clamps, after the step of any torch optimizer, those tensors of the boxes that it holds.
+
+    Others it leaves alone: in another thread they may be about to be updated themselves, or wait
+    in a graph for their gradient.
+
+    Args:
+        boxes: A bound method; it is asked as long as its object lives.
 
     Returns:
         What ends it.
     """
     _listen()
     key = object()
-    _PROJECTS[key] = WeakMethod(project, lambda _: end())
+    _BOXES[key] = WeakMethod(boxes, lambda _: end())
 
     def end() -> None:
-        _PROJECTS.pop(key, None)
+        _BOXES.pop(key, None)
 
     return end
 
@@ -47,8 +57,10 @@ def _listen() -> None:
             _listening = True
 
 
-def _project_all(*_: object) -> None:
-    for reference in list(_PROJECTS.values()):
-        project = reference()
-        if project is not None:
-            project()
+def _project_all(optimizer: Optimizer, *_: object) -> None:
+    found = [boxes() for reference in list(_BOXES.values()) if (boxes := reference()) is not None]
+    if not found:
+        return
+    held = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
+    for tensors, bounds in chain.from_iterable(found):
+        clamp((tensor for tensor in tensors if id(tensor) in held), bounds)

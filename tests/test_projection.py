@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.errors import AttachError
+
+X = torch.linspace(-1, 2, 24).view(6, 4)
 
 
 def test_weights_are_put_back_into_their_box_after_each_step() -> None:
@@ -69,19 +72,31 @@ def test_learners_come_and_go_while_an_optimizer_steps() -> None:
         handle.remove()
     assert len(later) == 2
     torch.nn.init.constant_(later[1].net.fc1.weight, 5.0)
-    optimizer.step()
+    torch.optim.SGD(later[1].parameters(), lr=0.0).step()
     assert (later[1].net.fc1.weight == 0.1).all()
 
 
+@pytest.mark.parametrize("options", [{"weight_bounds": (-9.0, 9.0)}, {"learn_sigma": True}])
+def test_a_step_leaves_what_its_optimizer_does_not_hold_alone(options: dict[str, Any]) -> None:
+    """Another learner's pass, which waits for its gradient, and parameters that do not learn."""
+    nets = [swap_neurons(SnnTorchNet()) for _ in range(2)]
+    learners = [NITLearner(net, replicas=2, **options) for net in nets]
+    with learners[1].record():
+        out = nets[1](learners[1].expand(X))
+    versions = [p._version for p in learners[1].parameters()]
+    torch.optim.SGD(learners[0].parameters(), lr=1.0).step()
+    assert [p._version for p in learners[1].parameters()] == versions
+    learners[1].backward(out.square().sum(1))
+
+
 def test_a_shared_noise_level_stays_one_number_and_gets_the_sum() -> None:
-    x = torch.linspace(-1, 2, 24).view(6, 4)
     gradients = {}
     for learn in (True, "shared"):
         torch.manual_seed(0)
         net = swap_neurons(SnnTorchNet(), sigma=0.7)
         learner = NITLearner(net, replicas=4, seed=5, learn_sigma=learn)
         with learner.record():
-            out = net(learner.expand(x))
+            out = net(learner.expand(X))
         learner.backward(out.square().sum(1))
         gradients[learn] = net.lif1.sigma.grad
     assert gradients[True].shape == (6,)

@@ -142,13 +142,13 @@ def test_all_learners_share_one_optimizer_hook_that_holds_none_of_them() -> None
     from torch.optim.optimizer import _global_optimizer_post_hooks as hooks
 
     first = NITLearner(swap_neurons(SnnTorchNet()), replicas=2, learn_sigma=True)
-    installed, before = dict(hooks), len(projection._PROJECTS)
+    installed, before = dict(hooks), len(projection._BOXES)
     second = NITLearner(swap_neurons(SnnTorchNet()), replicas=2, learn_sigma=True)
-    assert len(projection._PROJECTS) == before + 1
+    assert len(projection._BOXES) == before + 1
     second.close()
-    assert len(projection._PROJECTS) == before
+    assert len(projection._BOXES) == before
     del first
-    assert len(projection._PROJECTS) == before - 1
+    assert len(projection._BOXES) == before - 1
     assert dict(hooks) == installed
 
 
