@@ -6,13 +6,15 @@ Round after round it builds a network in one of the frameworks, attaches a learn
 sets of options, trains it for some steps on the embedded MNIST subset, saves and loads what a
 checkpoint holds, and takes everything down again. (snnTorch itself keeps every neuron that was ever
 made in a list of its class: that is emptied.) Every --every seconds it writes down the
-process's resident memory (Linux) and the number of live tensors. Whether memory is flat is told by
-its rise from the second quarter of the run to the last. Writes soak.json and soak.png to --output.
+process's resident memory (Linux), how much of it the C library has handed out (glibc 2.33 or
+newer), and the number of live tensors. Whether memory is flat is told by its rise from the second
+quarter of the run to the last. Writes soak.json and soak.png to --output.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import io
 import itertools
@@ -125,8 +127,37 @@ def tensors() -> int:
     return sum(issubclass(type(found), Tensor) for found in gc.get_objects())
 
 
+class Mallinfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`, in bytes."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks")),
+        ("keepcost", ctypes.c_size_t),
+    ]
+
+
+def allocated() -> float | None:
+    """MiB that the C library has handed out and not got back; None where it does not tell."""
+    try:
+        ask = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError, TypeError):
+        return None
+    ask.restype = Mallinfo
+    found = ask()
+    return (found.uordblks + found.hblkhd) / 2**20
+
+
+def point(seconds: float, steps: int) -> dict[str, float]:
+    """What there is to see between two networks' lives."""
+    live = tensors()  # first: garbage goes with it
+    found = {"seconds": seconds, "steps": steps, "mib": resident(), "tensors": live}
+    handed_out = allocated()
+    return found if handed_out is None else {**found, "allocated": handed_out}
+
+
 def soak(minutes: float, every: float, steps: int, seed: int) -> list[dict[str, float]]:
-    """Points in time: seconds, steps so far, MiB and live tensors, between two networks' lives."""
+    """Points in time: seconds, steps so far, resident and allocated MiB, live tensors."""
     torch.manual_seed(seed)
     images, labels = split(*load("mnist", ""), seed=seed).train.tensors
     x = images.flatten(1)
@@ -137,9 +168,7 @@ def soak(minutes: float, every: float, steps: int, seed: int) -> list[dict[str, 
             options, make = next(ways)
             made += train_once(make, options, x, labels, steps)
             if not points or passed >= points[-1]["seconds"] + every:
-                points.append(
-                    {"seconds": passed, "steps": made, "mib": resident(), "tensors": tensors()}
-                )
+                points.append(point(passed, made))
             bar.update(round(time.monotonic() - started) - bar.n)
     return points
 
@@ -152,11 +181,14 @@ def rise(points: list[dict[str, float]], key: str) -> float:
 
 
 def picture(points: list[dict[str, float]], path: Path) -> None:
-    """Resident memory and live tensors against time."""
+    """Memory and live tensors against time."""
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 4.5), sharex=True, layout="constrained")
     minutes = [p["seconds"] / 60 for p in points]
-    above.plot(minutes, [p["mib"] for p in points])
-    above.set(ylabel="resident memory, MiB", ylim=(0, None))
+    above.plot(minutes, [p["mib"] for p in points], label="resident")
+    if "allocated" in points[0]:
+        above.plot(minutes, [p["allocated"] for p in points], "C2", label="allocated")
+    above.legend(loc="center right")
+    above.set(ylabel="memory, MiB", ylim=(0, None))
     below.plot(minutes, [p["tensors"] for p in points], color="C1")
     below.set(ylabel="live tensors", ylim=(0, None), xlabel="minutes")
     for axis in (above, below):
@@ -189,7 +221,7 @@ def main(argv: list[str] | None = None) -> None:
         "minutes": args.minutes,
         "steps": points[-1]["steps"],
         "networks": points[-1]["steps"] / args.steps,
-        "rise": {key: rise(points, key) for key in ("mib", "tensors")},
+        "rise": {key: rise(points, key) for key in points[0] if key not in ("seconds", "steps")},
         "points": points,
     }
     args.output.mkdir(parents=True, exist_ok=True)
@@ -197,7 +229,8 @@ def main(argv: list[str] | None = None) -> None:
     picture(points, args.output / "soak.png")
     print(
         f"{results['steps']} steps in {results['networks']:.0f} networks; from the second quarter "
-        f"to the last {results['rise']['mib']:+.1f} MiB, {results['rise']['tensors']:+g} tensors"
+        f"to the last {results['rise']['mib']:+.1f} MiB resident, "
+        f"{results['rise']['tensors']:+g} tensors"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from .checkpoint import Checkpoint, Checkpoints
+from .distributed import together
 from .errors import CheckpointError
 
 
@@ -30,6 +31,7 @@ def newest_of_all(checkpoints: Checkpoints) -> Checkpoint | None:
     Raises:
         CheckpointError: None is whole everywhere, or one cannot be taken, in any process: then all
             of them raise.
+        DistributedError: Another process hangs or has ended.
 
     Example:
         >>> import os, tempfile, torch.distributed as dist
@@ -49,7 +51,8 @@ def newest_of_all(checkpoints: Checkpoints) -> Checkpoint | None:
     except CheckpointError as error:
         problem = str(error)
     told: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, (sorted(found), bool(checkpoints.paths), problem))
+    with together():
+        dist.all_gather_object(told, (sorted(found), bool(checkpoints.paths), problem))
     problems = [f"process {rank}: {text}" for rank, (*_, text) in enumerate(told) if text]
     if problems:
         raise CheckpointError(f"The processes cannot go on together. {' '.join(problems)}")

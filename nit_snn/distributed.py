@@ -7,6 +7,9 @@ replica among all, so however many processes share it out, the gradient is the s
 
 Under "samples" every process has a batch of its own, as in data parallelism, and noise of its own;
 only the gradient crosses.
+
+Each waits for the others as long as the `timeout` of `torch.distributed.init_process_group` says,
+half an hour with gloo if it says nothing, and raises a `DistributedError` then.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .errors import AttachError
+from .errors import AttachError, DistributedError
 
 MODES = (None, "replicas", "samples")
 
@@ -95,8 +98,9 @@ class Ranks:
             return seed
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
         named = torch.tensor([seed], dtype=torch.int64, device=device)
-        for tensor in (named, *net.state_dict().values()):
-            dist.broadcast(tensor, 0)
+        with together():
+            for tensor in (named, *net.state_dict().values()):
+                dist.broadcast(tensor, 0)
         return int(named)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -104,7 +108,8 @@ class Ranks:
         if self.shares is None:
             return values
         total = values.detach().clone()
-        dist.all_reduce(total)
+        with together():
+            dist.all_reduce(total)
         return total
 
     def largest(self, *numbers: int) -> list[int]:
@@ -113,7 +118,8 @@ class Ranks:
             return list(numbers)
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         found = torch.tensor(numbers, device=device)
-        dist.all_reduce(found, dist.ReduceOp.MAX)
+        with together():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
         return [int(number) for number in found]
 
     def own_seed(self, seed: int) -> int:
@@ -150,13 +156,33 @@ class Ranks:
             has = torch.tensor([float(p.grad is not None) for p in alike]).to(grads[0])
             # One message for all, and which of them there is a gradient of anywhere.
             flat = torch.cat([*(g.flatten() for g in grads), has])
-            dist.all_reduce(flat)
+            with together():
+                dist.all_reduce(flat)
             *summed, has = flat.split([*(p.numel() for p in alike), len(alike)])
             for parameter, gradient, there in zip(alike, summed, has.tolist(), strict=True):
                 parameter.grad = gradient.view_as(parameter).clone() if there else None
 
 
 ALONE = Ranks()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Inside, all processes exchange numbers.
+
+    Raises:
+        DistributedError: torch.distributed could not.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise DistributedError(
+            f"Process {dist.get_rank()} of {dist.get_world_size()} could not exchange numbers with "
+            f"the others: {error}. If one of them hangs or has ended, start all of them again, "
+            "from the newest checkpoint that is whole in each (nit_snn.common_checkpoint). How "
+            "long they wait for each other is the timeout of torch.distributed.init_process_group, "
+            "a datetime.timedelta."
+        ) from error
 
 
 def check_wrapper(net: nn.Module) -> None:

@@ -43,6 +43,10 @@ class NonFiniteWeightError(NITError, ValueError):
     """A parameter already holds NaN or infinity, from which nothing can be learned."""
 
 
+class DistributedError(NITError, RuntimeError):
+    """Another process hangs or has ended: there is nothing that all of them could make together."""
+
+
 class CurrentError(NITError, ValueError):
     """A noisy neuron was given a current that it cannot add its noise to."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from .conditioned import Conditioned
 from .emitted import Packed, SpikeTrain
 from .fused import Past
+from .layer_noise import LayerNoise
 from .memory import LayerSize
 from .neurons.base import NoisyNeuron
 from .pathwise import Carried, Link
@@ -100,6 +101,7 @@ class LayerTrace:
     name: str
     number: int
     neuron: NoisyNeuron
+    noise: LayerNoise
     calls: int = 0
     events: list[Event] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)

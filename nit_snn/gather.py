@@ -390,7 +390,7 @@ class Gathering:
         learn_sigma = trace.neuron.sigma.requires_grad
         total: Scores | None = None
         for call in event.calls:
-            noise = self.recording.draw(trace, call, event.shape, event.dtype)
+            noise = trace.noise.draw(call, event.shape, event.dtype)
             drawn = scores(noise, self.recording.rule, learn_sigma)
             if total is None:
                 total = drawn

@@ -27,6 +27,7 @@ from .events import Event, LayerTrace, Target
 from .firing import Firing
 from .fused import GIVEN, TYPES, Layer, Past
 from .kernels.noise import PhiloxNoise
+from .layer_noise import LayerNoise
 from .leftovers import Leftovers
 from .memory import Room, forgetting
 from .native import conditioned as native
@@ -36,7 +37,7 @@ from .native.steps import run_steps
 from .neurons.base import Charge, Current, Lif, NoisyNeuron, Sequence
 from .neurons.closed_form import noisy_step, number, spikes_of
 from .neurons.functional import perturb
-from .noise import Noise, TableNoise
+from .noise import Noise
 from .pass_checks import check_current, check_noisy, check_rows, warn_of_delayed_reset
 from .pathwise import Carried, Link, carried, gap, silent_mean, spike_scores, wandering
 from .rules import Scores, conditional_scores, scores
@@ -110,7 +111,9 @@ class Recording:
         self.left = Leftovers() if left is None else left
         self.carried: list[str] = []
         self.traces = {
-            neuron: LayerTrace(name, number, neuron)
+            neuron: LayerTrace(
+                name, number, neuron, LayerNoise(noise, index, number, len(neurons), neuron)
+            )
             for number, (name, neuron) in enumerate(neurons.items())
         }
         self.held: list[tuple[Tensor, Source]] = []
@@ -147,6 +150,7 @@ class Recording:
     def release(self) -> None:
         """Lets go of all that was remembered; a shielded membrane may outlive it."""
         self.pending = False
+        self.when_kept = None  # it holds this recording
         self.traces, self.firing, self.held = {}, {}, []
 
     def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
@@ -180,7 +184,7 @@ class Recording:
         if charge.jumps and trace.calls and charge.state is not None and charge.state.requires_grad:
             warn_of_delayed_reset(trace.name)
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, drift.dim()
-        noise = self.draw(trace, call, drift.shape, drift.dtype)
+        noise = trace.noise.draw(call, drift.shape, drift.dtype)
         learn_sigma = neuron.sigma.requires_grad
         held = drift if drift.requires_grad else None
         event = Event([call], drift.shape, drift.dtype, None, targets, held)
@@ -295,7 +299,7 @@ class Recording:
         current = sum(others, first)
         self._admit(trace, current, targets)
         call, trace.calls, trace.dimensions = trace.calls, trace.calls + 1, current.dim()
-        noise = self.draw(trace, call, current.shape, current.dtype)
+        noise = trace.noise.draw(call, current.shape, current.dtype)
         record = self.firing.get(neuron)
         sigma, levels = neuron.sigma.detach(), neuron.sigma.requires_grad
         seen = None
@@ -366,16 +370,14 @@ class Recording:
             return Layer(self.noise, trace.number, len(self.traces), sigma, signs)
         if trace.layer is None:
             common = (
-                partial(self.draw, trace),
+                trace.noise.draw,
                 sigma,
                 self.rule,
                 trace.neuron.sigma.requires_grad,
                 self.room.take,
             )
             trace.layer = (
-                NativeLayer(*common, read=partial(self.read, trace))
-                if is_native()
-                else TorchLayer(*common)
+                NativeLayer(*common, read=trace.noise.read) if is_native() else TorchLayer(*common)
             )
         return trace.layer
 
@@ -498,7 +500,7 @@ class Recording:
         current = (x[:1] if event.static else x).detach()
         learns_sigma = neuron.sigma.requires_grad
         compiled = is_native() and fits(current, state.contiguous())
-        noise, signs = self.read(trace, event.calls, x)
+        noise, signs = trace.noise.read(event.calls, x)
         spikes, last, found, silent = (native.condition if compiled else condition)(
             current,
             state.contiguous() if compiled else state,
@@ -614,38 +616,6 @@ class Recording:
         if neuron in self.binary:
             Emitted.mark(spikes, trace.train, spikes.dim() > trace.dimensions, packed)
         return spikes
-
-    def draw(self, trace: LayerTrace, call: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        return self.noise.draw(
-            shape,
-            dtype,
-            trace.neuron.sigma.device,
-            index=self.index,
-            layer=trace.number,
-            call=call,
-            layers=len(self.traces),
-        )
-
-    def read(
-        self, trace: LayerTrace, calls: list[int], like: Tensor
-    ) -> tuple[list[Tensor], list[float]]:
-        """The noise of some calls, but for a sign of each: what a table holds is not copied.
-
-        Args:
-            trace: That of the layer.
-            calls: Their numbers.
-            like: (T, N, *), for shape and type.
-        """
-        numbers, signs = [], []
-        shape, dtype, layers = like.shape[1:], like.dtype, len(self.traces)
-        for call in calls:
-            found = None
-            if isinstance(self.noise, TableNoise) and dtype == torch.float32:
-                found = self.noise.read(shape, like.device, layer=trace.number, call=call)
-                sign = self.noise.sign(trace.number, call, layers)
-            numbers.append(self.draw(trace, call, shape, dtype) if found is None else found)
-            signs.append(1.0 if found is None else float(sign))
-        return numbers, signs
 
 
 def _whole(current: Current) -> Tensor:

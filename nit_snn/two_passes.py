@@ -42,7 +42,7 @@ def in_two_passes(
         RecordingError: The second time, the losses were others.
     """
     with torch.random.fork_rng(cuda_devices()):
-        parts = [run(part, True, _nothing)[1].detach() for part in range(shares.parts)]
+        parts = [_rehearsed(run, part) for part in range(shares.parts)]
     losses = shares.join(parts)
     weight = weigh(losses)
     estimate = Estimate()
@@ -137,8 +137,11 @@ def _check_same(first: Tensor, again: Tensor) -> None:
         )
 
 
-def _nothing(_: Recording) -> None:
-    pass
+def _rehearsed(run: Run, part: int) -> Tensor:
+    """The losses of a part."""
+    recording, losses = run(part, True, lambda _: None)
+    recording.release()
+    return losses.detach()
 
 
 def cuda_devices() -> list[int]:

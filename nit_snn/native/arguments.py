@@ -25,6 +25,13 @@ def structure(name: str, fields: str, types: Mapping[str, Any]) -> type[ctypes.S
     return type(name, (ctypes.Structure,), {"_fields_": own})
 
 
+@lru_cache(maxsize=64)
+def array(kind: type[Any], length: int) -> type[Any]:
+    """So many in a row: ctypes makes the type anew each time that nobody holds it."""
+    found: type[Any] = kind * length  # type: ignore[operator]
+    return found
+
+
 def call(loop: str, what: type[ctypes.Structure], **values: Any) -> None:
     """Runs a loop; tensors are contiguous, and None is no tensor."""
     given = {

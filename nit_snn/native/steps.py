@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ..neurons.base import Lif
-from .arguments import call, fits, period, repeated, structure, threads
+from .arguments import array, call, fits, period, repeated, structure, threads
 
 _RESETS = {"none": 0, "hard": 1, "soft": 2, "whole": 3}
 _Arguments = structure(
@@ -60,8 +60,8 @@ def run_steps(
     assert len(current) in (1, steps) and state.shape == current.shape[1:]
     assert fits(*noise) and all(eps.shape == state.shape for eps in noise)
     count = current[0].numel()
-    addresses = (ctypes.c_void_p * steps)(*(eps.data_ptr() for eps in noise))
-    factors = (ctypes.c_float * steps)(*signs)
+    addresses = array(ctypes.c_void_p, steps)(*(eps.data_ptr() for eps in noise))
+    factors = array(ctypes.c_float, steps)(*signs)
     call(
         "nit_steps",
         _Arguments,

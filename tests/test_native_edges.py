@@ -1,0 +1,77 @@
+"""Compiled loops where there is little to loop over, and with resets that few neurons have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import snntorch as snn
+import torch
+from spikingjelly.activation_based import functional, neuron
+from test_native import compare
+from torch import Tensor, nn
+
+from nit_snn.conditioned import Conditioned
+from nit_snn.native import build
+from nit_snn.native.settle import collect_and_settle
+
+pytestmark = pytest.mark.skipif(isinstance(build.loops(), str), reason="no C++ compiler")
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"control": "readout"},
+    *({"conditional": "pathwise", "control": c} for c in ("none", "readout", "time")),
+]
+
+
+class Few(nn.Module):
+    """So many neurons, for so many steps at once."""
+
+    def __init__(self, neurons: int, steps: int, v_reset: float | None) -> None:
+        super().__init__()
+        self.steps = steps
+        self.synapse, self.readout = nn.Linear(5, neurons), nn.Linear(neurons, 3)
+        self.neurons = neuron.LIFNode(v_threshold=0.3, v_reset=v_reset, step_mode="m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.reset_net(self)
+        return self.readout(self.neurons(self.synapse(x.expand(self.steps, *x.shape)))).sum(0)
+
+
+@pytest.mark.parametrize(("neurons", "steps"), [(1, 4), (7, 1), (1, 1)])
+@pytest.mark.parametrize("v_reset", [0.0, None])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_one_neuron_or_one_step(
+    neurons: int,
+    steps: int,
+    v_reset: float | None,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compare(lambda: Few(neurons, steps, v_reset), monkeypatch, **options)
+
+
+def test_no_row_is_no_reason_to_die() -> None:
+    """Nothing is settled of an empty batch, whose rows nobody can count by replicas."""
+    rest = torch.zeros(4, 0, 7)
+    steps = Conditioned(rest, None, rest, None, None, rest, rest, rest, None, rest)
+    assert collect_and_settle(steps, rest, None, 0.5, 4, True) is None
+
+
+class Lapicque(nn.Module):
+    def __init__(self, reset: str) -> None:
+        super().__init__()
+        self.synapse, self.readout = nn.Linear(5, 7), nn.Linear(7, 3)
+        self.neurons = snn.Lapicque(
+            beta=0.8, threshold=0.05, reset_mechanism=reset, init_hidden=True
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.neurons.reset_mem()
+        return sum(self.readout(self.neurons(self.synapse(x))) for _ in range(4))
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract", "none"])
+def test_lapicque(reset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reset to zero takes all of the next step's membrane, its current included."""
+    compare(lambda: Lapicque(reset), monkeypatch)
