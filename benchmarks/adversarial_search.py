@@ -31,6 +31,10 @@ from nit_snn.datasets import load, split
 NIT = Setting("NIT", epochs=3)
 STBP = Setting("STBP-N", epochs=3, lr=1e-2, draws=1, replicas=1)
 RELU = Setting("ReLU", epochs=10, inner=7, warmup=0.0)
+LONGER = replace(NIT, epochs=10, lr=1e-2, warmup=3.0, of_mean=True)
+STBP_LONGER = replace(STBP, epochs=5, warmup=3.0, draws=4, replicas=4, of_mean=True)
+RELU_FASTER = replace(RELU, warmup=3.0, lr=1e-2)
+SMOOTH: dict[str, Any] = {"sigma": 1.5, "scale": 10.0}
 TRIALS: dict[str, Setting] = {
     "NIT": NIT,
     "NIT, 2 draws and replicas": replace(NIT, draws=2, replicas=2),
@@ -41,17 +45,37 @@ TRIALS: dict[str, Setting] = {
     "NIT, rate 0.01": replace(NIT, lr=1e-2),
     "NIT, rate 0.02": replace(NIT, lr=2e-2),
     "NIT, rate 0.01, loss of the mean": replace(NIT, lr=1e-2, of_mean=True),
+    "NIT, 10 epochs": LONGER,
+    "NIT, 10 epochs, sigma 1.5": replace(LONGER, sigma=1.5),
+    "NIT, 10 epochs, logits times 10": replace(LONGER, scale=10.0),
+    "NIT, 10 epochs, sigma 1.5, logits times 10": replace(LONGER, **SMOOTH),
+    "NIT, 10 epochs, sigma 1.5, logits times 10, eps 0.11, 5 inner steps": replace(
+        LONGER, **SMOOTH, eps=0.11, inner=5
+    ),
+    "NIT, 10 epochs, learned sigma": replace(LONGER, learn_sigma=True),
     "STBP-N": STBP,
     "STBP-N, FGSM": replace(STBP, inner=1),
     "STBP-N, 4 draws and replicas, loss of the mean": replace(
         STBP, draws=4, replicas=4, of_mean=True
+    ),
+    "STBP-N, 5 epochs": STBP_LONGER,
+    "STBP-N, 5 epochs, sigma 1.5, logits times 10": replace(STBP_LONGER, **SMOOTH),
+    "STBP-N, 5 epochs, sigma 1.5, logits times 10, eps 0.11, 5 inner steps": replace(
+        STBP_LONGER, **SMOOTH, eps=0.11, inner=5
     ),
     "ReLU": RELU,
     "ReLU, rate 0.001": replace(RELU, lr=1e-3),
     "ReLU, growing eps": replace(RELU, warmup=3.0),
     "ReLU, growing eps, weights averaged": replace(RELU, warmup=3.0, ema=0.999),
     "ReLU, growing eps, TRADES with beta 3": replace(RELU, warmup=3.0, beta=3.0),
-    "ReLU, growing eps, rate 0.01": replace(RELU, warmup=3.0, lr=1e-2),
+    "ReLU, growing eps, rate 0.01": RELU_FASTER,
+    "ReLU, growing eps, rate 0.02": replace(RELU_FASTER, lr=2e-2),
+    "ReLU, growing eps, rate 0.01, eps 0.11": replace(RELU_FASTER, eps=0.11),
+    "ReLU, growing eps, rate 0.01, 30 epochs": replace(RELU_FASTER, epochs=30),
+    "ReLU, growing eps, rate 0.01, eps 0.11, 30 epochs": replace(RELU_FASTER, eps=0.11, epochs=30),
+    "ReLU, growing eps, rate 0.02, eps 0.11, 30 epochs": replace(
+        RELU_FASTER, lr=2e-2, eps=0.11, epochs=30
+    ),
 }
 
 WIDE_RELU = replace(RELU, epochs=12, lr=1e-2, warmup=3.0, stop_images=1000)

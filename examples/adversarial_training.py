@@ -14,14 +14,15 @@ The finished networks meet the adaptive protocol (`nit_snn.robustness.adaptive`)
 the noisy ones decide by the mean of `--decision-draws` draws of their noise. With `--stop-images`
 each keeps the weights of the epoch that withstands an attack on so many validation images best:
 what new images withstand can fall long before training is over (robust overfitting, Rice et al.
-2020). Writes adversarial_<dataset>_<hidden>.json to --output, checkpoints to --work; --resume goes
-on from these.
+2020). Writes adversarial_<dataset>_<hidden>.json and a table beside it to --output, checkpoints to
+--work; --resume goes on from these.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import platform
 import sys
@@ -51,6 +52,7 @@ from nit_snn.robustness import (
     adaptive,
     check,
     loss_of_mean,
+    mcnemar,
     trades,
 )
 
@@ -110,15 +112,19 @@ class Setting:
     stop_images: int = 0
 
 
-SETTINGS = {
-    "NIT": Setting("NIT", epochs=30, lr=1e-2, warmup=3.0, of_mean=True),
-    "ReLU": Setting("ReLU", epochs=30, lr=1e-2, warmup=3.0, inner=7),
-    "STBP-N": Setting("STBP-N", epochs=14, lr=1e-2, warmup=3.0, of_mean=True),
+NOISY: dict[str, Any] = {
+    **{"lr": 1e-2, "warmup": 3.0, "of_mean": True, "eps": 0.11, "inner": 5},
+    **{"sigma": 1.5, "scale": 10.0},
 }
-WIDE = {  # from 256 hidden neurons on; NIT: fewer epochs, stronger attacks on the training images
-    **SETTINGS,
-    "NIT": replace(SETTINGS["NIT"], epochs=9, warmup=2.0, eps=0.11, inner=5),
-    "ReLU": replace(SETTINGS["ReLU"], epochs=12),
+SETTINGS = {
+    "NIT": Setting("NIT", epochs=30, **NOISY),
+    "ReLU": Setting("ReLU", epochs=30, lr=1e-2, warmup=3.0, eps=0.11, inner=7),
+    "STBP-N": Setting("STBP-N", epochs=14, **NOISY),  # for about as long as NIT
+}
+WIDE = {  # from 256 hidden neurons on
+    "NIT": replace(SETTINGS["NIT"], epochs=12),
+    "ReLU": replace(SETTINGS["ReLU"], epochs=20),
+    "STBP-N": replace(SETTINGS["STBP-N"], epochs=5),
 }
 
 
@@ -425,7 +431,8 @@ def arguments() -> argparse.Namespace:
     add("--attack-steps", type=int, default=40, help="steps of EOT-PGD")
     add("--apgd-steps", type=int, default=50)
     add("--queries", type=int, default=1000, help="of Square, for each image")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of the split; of training the first")
+    add("--runs", type=int, default=1, help="trainings of each method, by one seed after another")
     add("--work", type=Path, default=Path("runs/adversarial"), help="where checkpoints go")
     add("--output", type=Path, default=Path("docs/results"), help="where the results go")
     add("--resume", action="store_true", help="go on from --work, with the same options")
@@ -433,9 +440,11 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def judged(method: str, run: Run, splits: Splits, args: argparse.Namespace) -> dict[str, Any]:
+def judged(
+    method: str, run: Run, splits: Splits, args: argparse.Namespace, folder: Path
+) -> dict[str, Any]:
     """The row of the results' table."""
-    path = args.work / f"{args.dataset}_{args.hidden}_{method}.json"
+    path = folder.with_suffix(".json")
     if args.resume and path.exists():
         row: dict[str, Any] = json.loads(path.read_text())
         return row
@@ -462,6 +471,8 @@ def judged(method: str, run: Run, splits: Splits, args: argparse.Namespace) -> d
         del told["masked"], told["checks"]
     row = {
         **told,
+        "seed": run.seed,
+        "withstood": "".join(str(int(right)) for right in verdict.robust),
         "training": asdict(run.setting),
         "kept_epoch": run.best.get("epoch", run.setting.epochs),
         "history": run.history,
@@ -475,6 +486,49 @@ def write(path: Path, text: str) -> None:
     write_whole(path, text.encode())
 
 
+def pairs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """McNemar's test of the methods, two by two, and of the runs of the same seed."""
+    found = []
+    for first, second in itertools.combinations(rows, 2):
+        if first["seed"] == second["seed"] and first["method"] != second["method"]:
+            told = [torch.tensor([c == "1" for c in row["withstood"]]) for row in (first, second)]
+            names = {"first": first["method"], "second": second["method"], "seed": first["seed"]}
+            found.append({**names, **asdict(mcnemar(*told))})
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
+    """What the networks withstand, and between which there is a difference."""
+    lines = [
+        "| training | seed | epochs | clean | EOT-PGD, worst gradient | APGD | black box "
+        "| worst case | by chance |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["rows"]:
+        attacks = row["attacks"]
+
+        def least(*words: str, attacks: dict[str, float] = attacks) -> str:
+            return f"{min(v for name, v in attacks.items() if name.startswith(words)):.1f}"
+
+        lines.append(
+            f"| {row['method']} | {row['seed']} | {row['training']['epochs']} "
+            f"| {row['clean']:.1f} | {least('EOT-PGD')} | {least('APGD')} "
+            f"| {least('NAttack', 'Square')} | {row['worst']:.1f} "
+            f"| {row['worst_by_chance']:.1f} |"
+        )
+    lines += [
+        "",
+        "| | seed | only the first withstands | only the second | p |",
+        "|---|---|---|---|---|",
+    ]
+    for pair in results["pairs"]:
+        lines.append(
+            f"| {pair['first']} and {pair['second']} | {pair['seed']} | {pair['first_alone']} "
+            f"| {pair['second_alone']} | {pair['p']:.2g} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     args = arguments()
     training.skip_denormals()
@@ -483,28 +537,30 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
     rows = []
-    for method in args.methods:
+    for seed, method in itertools.product(range(args.seed, args.seed + args.runs), args.methods):
         setting = (WIDE if args.hidden >= 256 else SETTINGS)[method]
         setting = replace(setting, steps=args.steps, stop_images=args.stop_images)
         if args.epochs is not None:
             epochs = args.epochs * (3 if method == "ReLU" else 1)
             setting = replace(setting, epochs=epochs)
-        run = Run(setting, args.hidden, args.seed)
-        folder = args.work / f"{args.dataset}_{args.hidden}_{method}"
+        run = Run(setting, args.hidden, seed)
+        folder = args.work / f"{args.dataset}_{args.hidden}_{method}_{seed}"
         run.train(splits, folder, args.resume, args.save_seconds)
-        rows.append(judged(method, run, splits, args))
+        rows.append(judged(method, run, splits, args, folder))
         results = {
             **described(args.dataset, args.seed),
             "hidden": args.hidden,
             "images": len(splits.test.tensors[0][: args.images]),
             "eps": EPS,
             "rows": rows,
+            "pairs": pairs(rows),
         }
         path = args.output / f"adversarial_{args.dataset}_{args.hidden}.json"
         write(path, json.dumps(results, indent=1) + "\n")
-    print(f"\n{'method':<8}{'clean':>8}{'worst':>8}  eps = {EPS}, {results['images']} test images")
-    for row in rows:
-        print(f"{row['method']:<8}{row['clean']:>8.1f}{row['worst']:>8.1f}")
+        write(path.with_suffix(".md"), table(results))
+    print(
+        f"\naccuracy in percent, eps = {EPS}, {results['images']} test images\n\n{table(results)}"
+    )
 
 
 if __name__ == "__main__":

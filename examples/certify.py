@@ -1,6 +1,6 @@
 """Certified radii of an adversarially trained network, from its own noise and from smoothing.
 
-    python examples/certify.py --data-dir data --checkpoint runs/adversarial/mnist_50_NIT
+    python examples/certify.py --data-dir data --checkpoint runs/adversarial/mnist_50_NIT_0
 
 Takes the NIT network of `adversarial_training.py` from its checkpoint. `certify_noise` needs
 nothing but the noise that the network has; `certify_smoothing` adds noise to the images, which the
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 import training
-from adversarial_training import SETTINGS, Spiking
+from adversarial_training import Setting, Spiking
 
 from nit_snn.checkpoint import Checkpoints
 from nit_snn.datasets import NAMES, load, split
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     add(
         "--checkpoint",
         type=Path,
-        default=Path("runs/adversarial/mnist_50_NIT"),
+        default=Path("runs/adversarial/mnist_50_NIT_0"),
         help="folder of a run of adversarial_training.py",
     )
     add("--images", type=int, default=300, help="test images")
@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     saved = Checkpoints(args.checkpoint).newest()
     if saved is None:
         raise SystemExit(f"No checkpoint in {args.checkpoint}: run adversarial_training.py first.")
-    hidden, steps = saved.settings["hidden"], saved.settings["steps"]
-    net = Spiking(hidden, replace(SETTINGS["NIT"], steps=steps))
+    hidden = saved.settings["hidden"]
+    net = Spiking(hidden, Setting(**{f.name: saved.settings[f.name] for f in fields(Setting)}))
     kept = saved.progress.get("best", {})  # of the epoch that was kept, if one was chosen
     net.load_state_dict(kept.get("weights", saved.parts["net"]))
     splits = split(*load(args.dataset, args.data_dir), seed=args.seed)

@@ -56,9 +56,19 @@ def test_all_methods_are_trained_and_judged(
         made(*args, epsilons=(1.0,), **options)
 
     monkeypatch.setattr(example, "check", briefly)
-    found = run(tmp_path, monkeypatch, "--check-images", "2")
+    found = run(tmp_path, monkeypatch, "--check-images", "2", "--runs", "2")
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert [row["method"] for row in found["rows"]] == ["NIT", "ReLU", "STBP-N"]
+    named = [(row["method"], row["seed"]) for row in found["rows"]]
+    assert named == [(method, seed) for seed in (1, 2) for method in ("NIT", "ReLU", "STBP-N")]
+    assert found["rows"][0]["history"] != found["rows"][3]["history"]
+    told = {(p["first"], p["second"], p["seed"]): p for p in found["pairs"]}
+    assert len(told) == len(found["pairs"]) == 6
+    first, second = (row["withstood"] for row in found["rows"][3:5])
+    pair = told["NIT", "ReLU", 2]
+    assert len(first) == 4 and 100 * first.count("1") / 4 == found["rows"][3]["worst"]
+    assert pair["first_alone"] - pair["second_alone"] == first.count("1") - second.count("1")
+    lines = (tmp_path / "adversarial_mnist_6.md").read_text().splitlines()
+    assert len(lines) == 2 + 6 + 3 + 6 and lines[2].startswith("| NIT | 1 | 2 | ")
     for row in found["rows"]:
         assert row["protocol"] == "adaptive"
         assert row["worst"] <= min(row["attacks"].values())
@@ -177,10 +187,10 @@ def test_a_trained_network_is_certified_with_the_steps_it_has(
     made: list[Any] = []
     monkeypatch.setattr(certify, "Spiking", lambda *args: made.append(Spiking(*args)) or made[-1])
     Spiking = importlib.import_module("adversarial_training").Spiking
-    places = ["--checkpoint", str(tmp_path / "mnist_6_NIT"), "--output", str(tmp_path)]
+    places = ["--checkpoint", str(tmp_path / "mnist_6_NIT_1"), "--output", str(tmp_path)]
     certify.main([*places, "--images", "4", "--draws", "100", "--sigmas", "0.25"])
     assert [net.steps for net in made] == [4]
-    saved = example.Checkpoints(tmp_path / "mnist_6_NIT").newest()
+    saved = example.Checkpoints(tmp_path / "mnist_6_NIT_1").newest()
     own = made[0].fc1.weight
     assert torch.equal(own, saved.progress["best"]["weights"]["fc1.weight"])
     assert not torch.equal(own, saved.parts["net"]["fc1.weight"])

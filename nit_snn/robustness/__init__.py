@@ -9,8 +9,8 @@ nothing but logits, and `EOTPGD`, with averaged gradients and restarts.
 
 A `Defender` is judged by two protocols: `paper`, as in the paper that this package implements,
 and `adaptive`, the worst of many attacks image by image; `check` looks whether either is to be
-believed. `AdversarialExpand` trains against attacks. `certify_noise` and `certify_smoothing` tell
-radii within which nothing changes a decision.
+believed, and `mcnemar` whether two networks differ. `AdversarialExpand` trains against attacks.
+`certify_noise` and `certify_smoothing` tell radii within which nothing changes a decision.
 """
 
 from .adversarial import AdversarialExpand, loss_of_mean, trades
@@ -22,6 +22,7 @@ from .defender import Defender
 from .eot import EOTPGD
 from .gradients import gradients
 from .nattack import NAttack
+from .paired import Paired, mcnemar
 from .protocols import adaptive, paper
 from .sanity import check, compare
 from .verdict import Verdict
@@ -33,6 +34,7 @@ __all__ = [
     "Defender",
     "NAttack",
     "NoisyClassifier",
+    "Paired",
     "Sensitivity",
     "Verdict",
     "adaptive",
@@ -42,6 +44,7 @@ __all__ = [
     "compare",
     "gradients",
     "loss_of_mean",
+    "mcnemar",
     "paper",
     "paper_attacks",
     "reset_states",

@@ -1,0 +1,57 @@
+"""Whether two networks withstand differently much, told by the same images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..compat import require
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How two networks differ on the same images.
+
+    Attributes:
+        first_alone: Images that the first alone tells right.
+        second_alone: Images that the second alone tells right.
+        p: Of McNemar's exact test, two-sided: how likely so uneven a split of the images on which
+            they differ is, if neither were better.
+    """
+
+    first_alone: int
+    second_alone: int
+    p: float
+
+
+def mcnemar(first: Tensor, second: Tensor) -> Paired:
+    """McNemar's exact test of two networks that were judged on the same images.
+
+    Images that both or neither tell right say nothing of which is better; of the others each is as
+    likely to be either's if the networks are equally good, so that their split is binomial. This
+    tells much smaller differences than two standard errors would, as most images are
+    equally hard for both.
+
+    Args:
+        first: Whether it tells each image right, (N,), as `Verdict.robust`.
+        second: The same of the other network.
+
+    Raises:
+        ValueError: They are not of the same images.
+        ImportError: scipy is not installed; the message names the extra.
+
+    Example:
+        >>> import torch
+        >>> mcnemar(torch.tensor([True, True, False]), torch.tensor([False, False, False]))
+        Paired(first_alone=2, second_alone=0, p=0.5)
+    """
+    if first.shape != second.shape or first.dim() != 1:
+        raise ValueError(
+            "Two networks are compared on the same images, (N,) each, got "
+            f"{tuple(first.shape)} and {tuple(second.shape)}."
+        )
+    binomtest = require("scipy.stats", extra="robustness").binomtest
+    ours, theirs = int((first & ~second).sum()), int((second & ~first).sum())
+    differ = ours + theirs
+    return Paired(ours, theirs, float(binomtest(ours, differ).pvalue) if differ else 1.0)
