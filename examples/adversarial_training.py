@@ -10,6 +10,8 @@ with the settings that `benchmarks/adversarial_search.py` found best for it on v
 - STBP-N: the same noisy network, both by a surrogate and backpropagation through time;
 - ReLU: an ordinary network of the same size, both by backpropagation.
 
+(A fourth, "mean rates", is for the search: ReLU's training of what NIT's network is on average.)
+
 The finished networks meet the adaptive protocol (`nit_snn.robustness.adaptive`) on test images;
 the noisy ones decide by the mean of `--decision-draws` draws of their noise. With `--stop-images`
 each keeps the weights of the epoch that withstands an attack on so many validation images best:
@@ -34,6 +36,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import training
+from mean_rates import MeanRates
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -66,7 +69,7 @@ class Setting:
     """How a network is trained.
 
     Attributes:
-        method: "NIT", "STBP-N" or "ReLU".
+        method: "NIT", "STBP-N", "ReLU" or "mean rates".
         epochs: How often it sees every image.
         batch_size: Images in a batch.
         lr: Adam's, rising over 200 batches and then falling to 0 in a straight line.
@@ -147,8 +150,12 @@ class Spiking(nn.Module):
         return self.scale * self.fc2(spikes).mean(0)
 
 
-def relu(hidden: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+def network(hidden: int, setting: Setting) -> nn.Module:
+    if setting.method == "ReLU":
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+    if setting.method == "mean rates":
+        return MeanRates(hidden, setting.sigma, setting.steps, setting.scale)
+    return Spiking(hidden, setting)
 
 
 class Run:
@@ -163,8 +170,7 @@ class Run:
     def __init__(self, setting: Setting, hidden: int, seed: int) -> None:
         torch.manual_seed(seed)
         self.setting, self.hidden, self.seed = setting, hidden, seed
-        noisy = setting.method != "ReLU"
-        self.net: nn.Module = Spiking(hidden, setting) if noisy else relu(hidden)
+        self.net = network(hidden, setting)
         self.learner: NITLearner | None = None
         self.expand: AdversarialExpand | None = None
         if setting.method == "NIT":

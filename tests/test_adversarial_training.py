@@ -233,3 +233,22 @@ def test_the_search_writes_its_trials_and_leaves_out_finished_ones(
             assert ("attacked" in row["history"][0]) == (hidden == 512)
     text = output.with_suffix(".md").read_text()
     assert all(f"| {name} |" in text for name in relu)
+
+
+def test_mean_rates_are_what_the_noisy_network_computes_on_average(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """20,000 draws: within four standard errors of the mean logits."""
+    module = importlib.import_module("adversarial_training")
+    setting = module.Setting("NIT", sigma=1.2, scale=3.0, steps=5)
+    spiking, rates = (
+        module.network(6, module.replace(setting, method=method))
+        for method in ("NIT", "mean rates")
+    )
+    rates.load_state_dict(spiking.state_dict(), strict=False)
+    images = torch.rand(4, 1, 28, 28)
+    with torch.no_grad():
+        logits = spiking(images.repeat(20_000, 1, 1, 1)).view(20_000, 4, 10)
+        expected = rates(images)
+    error = (logits.std(0) / 20_000**0.5).max().item()
+    torch.testing.assert_close(logits.mean(0), expected, rtol=0, atol=4 * error)
