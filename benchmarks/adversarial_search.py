@@ -53,14 +53,12 @@ TRIALS: dict[str, Setting] = {
     "NIT, 10 epochs, sigma 1.5, logits times 10, eps 0.11, 5 inner steps": replace(
         LONGER, **SMOOTH, eps=0.11, inner=5
     ),
-    "NIT, 10 epochs, learned sigma": replace(LONGER, learn_sigma=True),
     "STBP-N": STBP,
     "STBP-N, FGSM": replace(STBP, inner=1),
     "STBP-N, 4 draws and replicas, loss of the mean": replace(
         STBP, draws=4, replicas=4, of_mean=True
     ),
     "STBP-N, 5 epochs": STBP_LONGER,
-    "STBP-N, 5 epochs, sigma 1.5, logits times 10": replace(STBP_LONGER, **SMOOTH),
     "STBP-N, 5 epochs, sigma 1.5, logits times 10, eps 0.11, 5 inner steps": replace(
         STBP_LONGER, **SMOOTH, eps=0.11, inner=5
     ),
@@ -72,11 +70,7 @@ TRIALS: dict[str, Setting] = {
     "ReLU, growing eps, rate 0.01": RELU_FASTER,
     "ReLU, growing eps, rate 0.02": replace(RELU_FASTER, lr=2e-2),
     "ReLU, growing eps, rate 0.01, eps 0.11": replace(RELU_FASTER, eps=0.11),
-    "ReLU, growing eps, rate 0.01, 30 epochs": replace(RELU_FASTER, epochs=30),
     "ReLU, growing eps, rate 0.01, eps 0.11, 30 epochs": replace(RELU_FASTER, eps=0.11, epochs=30),
-    "ReLU, growing eps, rate 0.02, eps 0.11, 30 epochs": replace(
-        RELU_FASTER, lr=2e-2, eps=0.11, epochs=30
-    ),
     "mean rates": RATES,
     "mean rates, sigma 1.5": replace(RATES, sigma=1.5),
     "mean rates, logits times 10": replace(RATES, scale=10.0),
