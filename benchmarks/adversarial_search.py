@@ -58,7 +58,6 @@ TRIALS: dict[str, Setting] = {
     "STBP-N, 4 draws and replicas, loss of the mean": replace(
         STBP, draws=4, replicas=4, of_mean=True
     ),
-    "STBP-N, 5 epochs": STBP_LONGER,
     "STBP-N, 5 epochs, sigma 1.5, logits times 10, eps 0.11, 5 inner steps": replace(
         STBP_LONGER, **SMOOTH, eps=0.11, inner=5
     ),
@@ -68,8 +67,6 @@ TRIALS: dict[str, Setting] = {
     "ReLU, growing eps, weights averaged": replace(RELU, warmup=3.0, ema=0.999),
     "ReLU, growing eps, TRADES with beta 3": replace(RELU, warmup=3.0, beta=3.0),
     "ReLU, growing eps, rate 0.01": RELU_FASTER,
-    "ReLU, growing eps, rate 0.02": replace(RELU_FASTER, lr=2e-2),
-    "ReLU, growing eps, rate 0.01, eps 0.11": replace(RELU_FASTER, eps=0.11),
     "ReLU, growing eps, rate 0.01, eps 0.11, 30 epochs": replace(RELU_FASTER, eps=0.11, epochs=30),
     "mean rates": RATES,
     "mean rates, sigma 1.5": replace(RATES, sigma=1.5),

@@ -125,7 +125,7 @@ SETTINGS = {
     "STBP-N": Setting("STBP-N", epochs=14, **NOISY),  # for about as long as NIT
 }
 WIDE = {  # from 256 hidden neurons on
-    "NIT": replace(SETTINGS["NIT"], epochs=12),
+    "NIT": replace(SETTINGS["NIT"], epochs=20),
     "ReLU": replace(SETTINGS["ReLU"], epochs=20),
     "STBP-N": replace(SETTINGS["STBP-N"], epochs=5),
 }
