@@ -6,8 +6,9 @@ A mutant is one module with one change: + for -, * for /, a comparison turned ro
 by one, a `not` left out, min for max. Each is tried in a process of its own, which imports the
 changed module in place of the true one and runs the tests that are named for it until the first
 that fails. After each module, its row in --output is written: how many were killed, which were
-not, and why that is no gap in the tests (`equivalent_mutants.py`; looked at one by one). Needs a
-system that can fork; frameworks are imported once.
+not, and why that is no gap in the tests (`equivalent_mutants.py`; looked at one by one). With
+--again, those that a test was added for are tried once more. Needs a system that can fork;
+frameworks are imported once.
 """
 
 from __future__ import annotations
@@ -47,9 +48,19 @@ TESTS = {
     "nit_snn.firing": "firing",
     "nit_snn.baselines": "baselines",
     "nit_snn.rules": "firing schedule rules",
-    "nit_snn.conditioned": "conditioned native",
-    "nit_snn.pathwise": "conditioned properties",
-    "nit_snn.gather": "learner rules conditioned sampling memory",
+    "nit_snn.conditioned": "conditioned native_edges native",
+    "nit_snn.pathwise": "conditioned native_edges native",
+    "nit_snn.gather": "time_in_pieces branches conditioned native rules learner memory sampling",
+    "nit_snn.layer_noise": "native noise_table",
+    "nit_snn.control": "settling conditioned native_edges native control_sequence control",
+    "nit_snn.control_steps": "settling conditioned native_edges native control_sequence control",
+    "nit_snn.settling": "settling native_edges native control_sequence control",
+    "nit_snn.native.arguments": "native_edges native conditioned",
+    "nit_snn.native.build": "native",
+    "nit_snn.native.conditioned": "native_edges native conditioned",
+    "nit_snn.native.layer": "native_edges native",
+    "nit_snn.native.settle": "native_edges native control_sequence",
+    "nit_snn.native.steps": "native_edges native",
 }
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub,
@@ -120,7 +131,10 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if name != self.name:
             return None
         package = path_of(name).name == "__init__.py"
-        return importlib.util.spec_from_loader(name, self, is_package=package)
+        spec = importlib.util.spec_from_loader(name, self, is_package=package)
+        if spec is not None:
+            spec.origin, spec.has_location = str(path_of(name)), True
+        return spec
 
     def exec_module(self, module: ModuleType) -> None:
         exec(compile(self.source, str(path_of(self.name)), "exec"), vars(module))
@@ -183,6 +197,28 @@ def tried(name: str, numbers: Sequence[int], until: float) -> dict[str, Any]:
     return {"tried": killed + len(survivors), "killed": killed, "survivors": survivors}
 
 
+def once_more(name: str, row: dict[str, Any], until: float) -> dict[str, Any]:
+    """A module's row, after those that survived and are not explained were tried again."""
+    explained = [s for s in row["survivors"] if s["change"] in EQUIVALENT.get(name, {})]
+    again = {(s["line"], s["change"]) for s in row["survivors"] if s not in explained}
+    if not again:
+        return row
+    source, drawn = path_of(name).read_text(), order(row["places"], row["seed"])[: row["tried"]]
+    numbers = [number for number in drawn if mutated(source, number)[1] in again]
+    found = tried(name, numbers, until)
+    if not numbers or found["tried"] < len(numbers):
+        sys.exit(f"{name} has changed, or there was not enough time.")
+    survivors = explained + found["survivors"]
+    return {**row, "killed": row["tried"] - len(survivors), "survivors": survivors}
+
+
+def order(places: int, seed: int) -> list[int]:
+    """In which order the changes of a module are tried."""
+    numbers = list(range(places))
+    random.Random(seed).shuffle(numbers)
+    return numbers
+
+
 def keep(name: str, row: dict[str, Any], path: Path) -> None:
     """Puts a module's row into the file, in the place of the one that was there.
 
@@ -207,6 +243,7 @@ def main() -> None:
     add("--sample", type=int, help="so many changes of each module, not all")
     add("--seed", type=int, default=0)
     add("--modules", nargs="+", choices=TESTS, default=list(TESTS), metavar="MODULE")
+    add("--again", action="store_true", help="only those that survived and are not explained")
     add("--minutes", type=float, default=float("inf"), help="begin no other mutant after so long")
     add("--output", type=Path, default=ROOT / "docs" / "benchmarks" / "mutants.json")
     args = parser.parse_args()
@@ -217,10 +254,12 @@ def main() -> None:
     for name in args.modules:
         if time.monotonic() > until:
             break
+        if args.again:
+            row = json.loads(args.output.read_text())["modules"][name]
+            keep(name, once_more(name, row, until), args.output)
+            continue
         places = len(list(sites(ast.parse(path_of(name).read_text()))))
-        numbers = list(range(places))
-        random.Random(args.seed).shuffle(numbers)
-        row = tried(name, numbers[: args.sample], until)
+        row = tried(name, order(places, args.seed)[: args.sample], until)
         command = " ".join(["python", *sys.argv])
         keep(name, {"command": command, "seed": args.seed, "places": places, **row}, args.output)
 

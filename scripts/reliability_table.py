@@ -1,6 +1,6 @@
 """Write the tables in docs/reliability.md: what was tried and what came of it, and the bad inputs.
 
-That of the mutants in docs/reliability_versions.md, too.
+Those of versions and mutants in docs/reliability_versions.md, too.
 
 Each case in tests/misuse_cases.py is run, and what it was answered with becomes a row. The counts
 are those of the files in docs/benchmarks, each of which names the command that wrote it.
@@ -121,6 +121,23 @@ def counts(cases: Sequence[Case], files: Path = BENCHMARKS) -> str:
     return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 
 
+def versions(files: Path = BENCHMARKS) -> str:
+    """What was run in each environment, and what came of it, as a table in Markdown."""
+    head = [
+        "| environment | Python | torch | snnTorch | SpikingJelly | test files | passed | failed "
+        "| skipped |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines = []
+    for row in json.loads((files / "compatibility.json").read_text())["rows"]:
+        kind, _, extra = row["name"].rpartition(": ")
+        cells = [f"`{extra}`" if kind else "frameworks", row["python"]]
+        cells += [row["versions"].get(name, "-") for name in ("torch", "snntorch", "spikingjelly")]
+        cells += [str(len(row["tests"])), *(str(row[k]) for k in ("passed", "failed", "skipped"))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*head, *lines]) + "\n"
+
+
 def mutants(files: Path = BENCHMARKS) -> str:
     """How many mutants of each module were tried and noticed, as a table in Markdown."""
     modules = json.loads((files / "mutants.json").read_text())["modules"]
@@ -136,8 +153,8 @@ def replaced(page: str, tables: str, name: str = "cases") -> str:
 
     Args:
         page: Markdown.
-        tables: What `table`, `counts` or `mutants` made.
-        name: "cases", "counts" or "mutants".
+        tables: What `table`, `counts`, `versions` or `mutants` made.
+        name: "cases", "counts", "versions" or "mutants".
 
     Raises:
         ValueError: The marks are not there.
@@ -176,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     page = replaced(options.page.read_text(), counts(CASES), "counts")
     options.page.write_text(replaced(page, table(CASES)))
-    VERSIONS.write_text(replaced(VERSIONS.read_text(), mutants(), "mutants"))
+    page = replaced(VERSIONS.read_text(), versions(), "versions")
+    VERSIONS.write_text(replaced(page, mutants(), "mutants"))
     print(f"{options.page.name}: {len(CASES)} cases")
 
 

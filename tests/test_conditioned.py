@@ -30,7 +30,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"control": "time", "replicas": 2},
     {"control": "time", "route": "general"},
     {"route": "general"},
-    {"layerwise": True, "baseline": "none"},
+    {"layerwise": True, "baseline": "none", "replicas": 6},
 ]
 NODES: dict[str, dict[str, Any]] = {
     "hard": {},
@@ -114,7 +114,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("static", [True, False])
-@pytest.mark.parametrize("hidden", [1, 2])
+@pytest.mark.parametrize("hidden", [1, 3])
 def test_a_sequence_is_its_steps(
     hidden: int, static: bool, options: dict[str, Any], count: list[int]
 ) -> None:

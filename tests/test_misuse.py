@@ -31,4 +31,5 @@ def test_the_tables_in_the_documents_are_those_of_the_cases_and_files() -> None:
     assert script.replaced(page, script.table(CASES)) == page
     assert script.replaced(page, script.counts(CASES), "counts") == page
     page = (ROOT / "docs" / "reliability_versions.md").read_text()
+    assert script.replaced(page, script.versions(), "versions") == page
     assert script.replaced(page, script.mutants(), "mutants") == page

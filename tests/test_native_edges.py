@@ -11,8 +11,11 @@ from spikingjelly.activation_based import functional, neuron
 from test_native import compare
 from torch import Tensor, nn
 
+from nit_snn import NITLearner, swap_neurons
 from nit_snn.conditioned import Conditioned
+from nit_snn.memory import Room
 from nit_snn.native import build
+from nit_snn.native.layer import NativeLayer
 from nit_snn.native.settle import collect_and_settle
 
 pytestmark = pytest.mark.skipif(isinstance(build.loops(), str), reason="no C++ compiler")
@@ -49,6 +52,40 @@ def test_one_neuron_or_one_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compare(lambda: Few(neurons, steps, v_reset), monkeypatch, **options)
+
+
+@pytest.mark.parametrize(("memory", "kept"), [("bits", 0), ("scores", 4)])
+def test_scores_are_kept_once_and_only_where_there_is_room(memory: str, kept: int) -> None:
+    """Of a static current their sum alone, of any other those of each step."""
+    for static in (True, False):
+        layer = recorded(static, memory=memory)
+        assert len(layer.kept) == (0 if static else kept)
+        assert len(layer.totals) == (min(kept, 1) if static else 0)
+
+
+@pytest.mark.parametrize("learn_sigma", [False, True])
+@pytest.mark.parametrize("static", [False, True])
+def test_what_is_kept_is_counted(
+    static: bool, learn_sigma: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(Room, "take", lambda self, size: taken.append(size) is None)
+    layer = recorded(static, learn_sigma=learn_sigma)
+    held = [x for s in (*layer.kept.values(), *layer.totals.values()) for x in (s.drift, s.sigma)]
+    assert sum(taken) == sum(x.nbytes for x in held if x is not None) > 0
+
+
+def recorded(static: bool, **options: Any) -> NativeLayer:
+    """What a layer keeps of a pass over four steps."""
+    net = swap_neurons(Few(7, 4, 0.0), sigma=0.5)
+    learner = NITLearner(net, replicas=4, **options)
+    with learner.record():
+        x = learner.expand(torch.rand(2, 5))
+        net.neurons(net.synapse(x.expand(4, *x.shape) if static else torch.stack([x] * 4)))
+    assert learner._recording is not None
+    (trace,) = learner._recording.traces.values()
+    assert isinstance(trace.layer, NativeLayer)
+    return trace.layer
 
 
 def test_no_row_is_no_reason_to_die() -> None:
