@@ -61,6 +61,10 @@ from nit_snn.robustness import (
 
 EPS = 0.1
 TIME = {"conditional": "pathwise", "control": "time"}
+JUDGING = (
+    *("images", "check_images", "decision_draws", "attack_draws", "attack_steps", "apgd_steps"),
+    *("queries", "seed"),
+)
 ACCOUNTS = ("average", "best", "made", "total", "seconds", "history")  # beside what has a state
 
 
@@ -437,7 +441,7 @@ def arguments() -> argparse.Namespace:
     add("--attack-steps", type=int, default=40, help="steps of EOT-PGD")
     add("--apgd-steps", type=int, default=50)
     add("--queries", type=int, default=1000, help="of Square, for each image")
-    add("--seed", type=int, default=0, help="of the split; of training the first")
+    add("--seed", type=int, default=0, help="of the first training; the split is always the same")
     add("--runs", type=int, default=1, help="trainings of each method, by one seed after another")
     add("--work", type=Path, default=Path("runs/adversarial"), help="where checkpoints go")
     add("--output", type=Path, default=Path("docs/results"), help="where the results go")
@@ -450,9 +454,12 @@ def judged(
     method: str, run: Run, splits: Splits, args: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
     """The row of the results' table."""
-    path = folder.with_suffix(".json")
+    path, options = folder.with_suffix(".json"), {name: getattr(args, name) for name in JUDGING}
     if args.resume and path.exists():
-        row: dict[str, Any] = json.loads(path.read_text())
+        held: dict[str, Any] = json.loads(path.read_text())
+        if held["options"] != options:
+            raise SystemExit(f"{path} was judged with {held['options']}, not with {options}.")
+        row: dict[str, Any] = held["row"]
         return row
     torch.manual_seed(args.seed)
     images, labels = (t[: args.images] for t in splits.test.tensors)
@@ -483,7 +490,7 @@ def judged(
         "kept_epoch": run.best.get("epoch", run.setting.epochs),
         "history": run.history,
     }
-    write(path, json.dumps(row))
+    write(path, json.dumps({"options": options, "row": row}))
     return row
 
 
@@ -541,7 +548,7 @@ def main() -> None:
     keep_freed_memory()
     args.work.mkdir(parents=True, exist_ok=True)
     args.output.mkdir(parents=True, exist_ok=True)
-    splits = split(*load(args.dataset, args.data_dir, args.download), seed=args.seed)
+    splits = split(*load(args.dataset, args.data_dir, args.download))
     rows = []
     for seed, method in itertools.product(range(args.seed, args.seed + args.runs), args.methods):
         setting = (WIDE if args.hidden >= 256 else SETTINGS)[method]

@@ -98,7 +98,7 @@ class NITLearner:
             by the second line of Eq. 8; `sigma` becomes a parameter of the neurons. "shared"
             learns one for each layer.
         sigma_bounds: (smallest, largest) noise level; learned ones are put back between them
-            after each step of any optimizer.
+            after each step of an optimizer that holds them; see `project`.
         weight_bounds: (smallest, largest) value of every other trainable parameter, likewise
             (the paper's projection on Omega); None leaves them free.
         noise: "fresh" for each pass, or "table": read from a table that all passes share, which
@@ -295,8 +295,9 @@ class NITLearner:
     def project(self) -> None:
         """Puts learned noise levels, and boxed weights, back between their bounds.
 
-        The paper's projection on Omega. After a step of a torch optimizer it is done for all
-        that the optimizer holds; only an update of another kind has to call it itself.
+        The paper's projection on Omega. After each step of a torch optimizer it is done for what
+        that optimizer holds. An update of another kind, or an optimizer of copies that are written
+        back, such as masters of half-precision weights, has to be followed by a call.
         """
         for tensors, bounds in self._boxes():
             projection.clamp(tensors, bounds)

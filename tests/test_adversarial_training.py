@@ -189,7 +189,8 @@ def test_a_trained_network_is_certified_with_the_steps_it_has(
     Spiking = importlib.import_module("adversarial_training").Spiking
     places = ["--checkpoint", str(tmp_path / "mnist_6_NIT_1"), "--output", str(tmp_path)]
     certify.main([*places, "--images", "4", "--draws", "100", "--sigmas", "0.25"])
-    assert [net.steps for net in made] == [4]
+    told = [(net.steps, net.scale, net.lif.sigma.max().item()) for net in made]
+    assert told == [(4, 10.0, 1.5)]
     saved = example.Checkpoints(tmp_path / "mnist_6_NIT_1").newest()
     own = made[0].fc1.weight
     assert torch.equal(own, saved.progress["best"]["weights"]["fc1.weight"])
@@ -245,6 +246,9 @@ def test_mean_rates_are_what_the_noisy_network_computes_on_average(
         module.network(6, module.replace(setting, method=method))
         for method in ("NIT", "mean rates")
     )
+    spiking.fc1.bias.data = torch.linspace(
+        -4, 6, 6
+    )  # from neurons that are silent to some that never are
     rates.load_state_dict(spiking.state_dict(), strict=False)
     images = torch.rand(4, 1, 28, 28)
     with torch.no_grad():
@@ -252,3 +256,19 @@ def test_mean_rates_are_what_the_noisy_network_computes_on_average(
         expected = rates(images)
     error = (logits.std(0) / 20_000**0.5).max().item()
     torch.testing.assert_close(logits.mean(0), expected, rtol=0, atol=4 * error)
+
+
+@pytest.mark.parametrize("name", ["mnist_50", "mnist_512", "fashion-mnist_50"])
+def test_published_tables_are_those_of_the_numbers(name: str) -> None:
+    module = importlib.import_module("adversarial_training")
+    path = ROOT / "docs" / "results" / f"adversarial_{name}.json"
+    assert path.with_suffix(".md").read_text() == module.table(json.loads(path.read_text()))
+
+
+def test_a_resumed_run_takes_no_row_that_was_judged_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(tmp_path, monkeypatch, "--methods", "ReLU")
+    assert run(tmp_path, monkeypatch, "--methods", "ReLU", "--resume")["rows"] == first["rows"]
+    with pytest.raises(SystemExit, match="was judged with"):
+        run(tmp_path, monkeypatch, "--methods", "ReLU", "--resume", "--apgd-steps", "3")

@@ -16,8 +16,8 @@ class Paired:
     Attributes:
         first_alone: Images that the first alone tells right.
         second_alone: Images that the second alone tells right.
-        p: Of McNemar's exact test, two-sided: how likely so uneven a split of the images on which
-            they differ is, if neither were better.
+        p: Of McNemar's exact test, two-sided: how likely a split at least so uneven of the images
+            on which they differ is, if neither network were better.
     """
 
     first_alone: int
@@ -31,7 +31,8 @@ def mcnemar(first: Tensor, second: Tensor) -> Paired:
     Images that both or neither tell right say nothing of which is better; of the others each is as
     likely to be either's if the networks are equally good, so that their split is binomial. This
     tells much smaller differences than two standard errors would, as most images are
-    equally hard for both.
+    equally hard for both. It is about these two networks; what another training of either would
+    come to takes several of each.
 
     Args:
         first: Whether it tells each image right, (N,), as `Verdict.robust`.
