@@ -126,7 +126,7 @@ NOISY: dict[str, Any] = {
 SETTINGS = {
     "NIT": Setting("NIT", epochs=30, **NOISY),
     "ReLU": Setting("ReLU", epochs=30, lr=1e-2, warmup=3.0, eps=0.11, inner=7),
-    "STBP-N": Setting("STBP-N", epochs=14, **NOISY),  # for about as long as NIT
+    "STBP-N": Setting("STBP-N", epochs=14, **NOISY),
 }
 WIDE = {  # from 256 hidden neurons on
     "NIT": replace(SETTINGS["NIT"], epochs=20),
