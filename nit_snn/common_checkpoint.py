@@ -31,7 +31,7 @@ def newest_of_all(checkpoints: Checkpoints) -> Checkpoint | None:
     Raises:
         CheckpointError: None is whole everywhere, or one cannot be taken, in any process: then all
             of them raise.
-        DistributedError: Another process hangs or has ended.
+        DistributedError: Another process hangs or has ended, or the exchange failed.
 
     Example:
         >>> import os, tempfile, torch.distributed as dist

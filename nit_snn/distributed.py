@@ -8,8 +8,9 @@ replica among all, so however many processes share it out, the gradient is the s
 Under "samples" every process has a batch of its own, as in data parallelism, and noise of its own;
 only the gradient crosses.
 
-Each waits for the others as long as the `timeout` of `torch.distributed.init_process_group` says,
-half an hour with gloo if it says nothing, and raises a `DistributedError` then.
+With gloo each waits for the others as long as the `timeout` of
+`torch.distributed.init_process_group` says, half an hour if it says nothing, and raises a
+`DistributedError` then. With NCCL torch ends the process itself (not tried here).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .all_or_nothing import all_or_nothing
 from .errors import AttachError, DistributedError
 
 MODES = (None, "replicas", "samples")
@@ -128,20 +130,16 @@ class Ranks:
 
     @contextmanager
     def summing(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-        """What is added to `.grad` inside is summed over all processes; what was there stays."""
+        """What is added to `.grad` inside is summed over all processes; what was there stays.
+
+        If anything raises, nothing is added.
+        """
         if self.shares is None:
             yield
             return
-        before = [p.grad for p in parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        try:
+        with all_or_nothing(parameters):
             yield
             self.sum_gradients(parameters)
-        finally:
-            for parameter, held in zip(parameters, before, strict=True):
-                if held is not None:
-                    parameter.grad = held if parameter.grad is None else held.add_(parameter.grad)
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sums `.grad` over all processes; every process has to call it with the same parameters.
@@ -171,17 +169,19 @@ def together() -> Iterator[None]:
     """Inside, all processes exchange numbers.
 
     Raises:
-        DistributedError: torch.distributed could not.
+        DistributedError: torch.distributed could not, or anything else raised a RuntimeError.
     """
     try:
         yield
     except RuntimeError as error:
+        who = "This process"
+        if dist.is_initialized():
+            who = f"Process {dist.get_rank()} of {dist.get_world_size()}"
         raise DistributedError(
-            f"Process {dist.get_rank()} of {dist.get_world_size()} could not exchange numbers with "
-            f"the others: {error}. If one of them hangs or has ended, start all of them again, "
-            "from the newest checkpoint that is whole in each (nit_snn.common_checkpoint). How "
-            "long they wait for each other is the timeout of torch.distributed.init_process_group, "
-            "a datetime.timedelta."
+            f"{who} could not exchange numbers with the others: {error}. If the cause is that one "
+            "of them hangs or has ended, start all again, from the newest checkpoint that is whole "
+            "in each (nit_snn.common_checkpoint). How long they wait for each other is the timeout "
+            "of torch.distributed.init_process_group, a datetime.timedelta."
         ) from error
 
 

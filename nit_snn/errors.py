@@ -44,7 +44,10 @@ class NonFiniteWeightError(NITError, ValueError):
 
 
 class DistributedError(NITError, RuntimeError):
-    """Another process hangs or has ended: there is nothing that all of them could make together."""
+    """Another process hangs or has ended, or the exchange failed: no update can be made together.
+
+    What torch.distributed said is in the message, and in `__cause__`.
+    """
 
 
 class CurrentError(NITError, ValueError):

@@ -21,6 +21,7 @@ from . import (
     rules,
     saved_state,
 )
+from .all_or_nothing import all_or_nothing
 from .attachment import attach, check_free, detach
 from .baselines import INDEPENDENT
 from .control import settle_all
@@ -50,7 +51,7 @@ from .shares import Shares
 from .synapses import gradient_function
 from .taps import Tap
 from .told import Told
-from .two_passes import all_or_nothing, cuda_devices, in_two_passes
+from .two_passes import cuda_devices, in_two_passes
 
 
 class NITLearner:
@@ -504,7 +505,7 @@ class NITLearner:
             if self.nonfinite != "skip":
                 raise
             self._drop()
-            return self._skip(error.mean)
+            return self._skip(self._ranks.sum(error.mean))
         self._recording = None
         try:
             return self._learn(recording, values)
@@ -515,11 +516,11 @@ class NITLearner:
             self._left = Leftovers(self._neurons.values())
 
     def _skip(self, mean: Tensor) -> Tensor:
-        """Leaves a bad batch out."""
+        """Leaves a bad batch out; returns its mean loss, that of all processes."""
         self.skipped += 1
         nonfinite.recover(self._neurons.values())
         self._left = Leftovers(self._neurons.values())
-        return self._ranks.sum(mean.detach())
+        return mean
 
     def learn(self, losses_of: Callable[..., Any], *batch: Tensor, dim: int = 0) -> Tensor:
         """Puts a batch through and learns from it, within the memory that there is.
@@ -684,7 +685,7 @@ class NITLearner:
 
         parameters = list(self.parameters())
         rows = self._planner.rows * self._ranks.size
-        mean = torch.zeros(())
+        total = torch.zeros(())
         try:
             with (
                 nonfinite.kept_out(self.net, self._neurons, self.nonfinite),
@@ -694,22 +695,23 @@ class NITLearner:
                 mean, estimate = in_two_passes(
                     run, shares, weigh, rows, as_it_goes=way.mode == "replay"
                 )
+                total = self._ranks.sum(mean.detach())
                 outputs, cotangents = estimate.outputs()
                 if outputs:
                     torch.autograd.backward(outputs, cotangents)
         except NonFiniteLossError as error:
             if self.nonfinite != "skip":
                 raise
-            return self._skip(error.mean)
+            return self._skip(self._ranks.sum(error.mean))
         except NonFiniteGradientError:
             if self.nonfinite != "skip":
                 raise
-            return self._skip(mean)
+            return self._skip(total)
         finally:
             for neuron in self._neurons.values():
                 neuron.detach_state()
         self._told.after_learning(self.net)
-        return self._ranks.sum(mean.detach())
+        return total
 
     def _checked(self, losses: Any, recording: Recording) -> Tensor:
         """The losses as a tensor; if they are bad in one process, all of them raise."""
@@ -752,6 +754,7 @@ class NITLearner:
         gathering.gather(weight, estimate, control, measure=measure)
         # This process's part of the mean over all rows.
         mean = values.sum() / max(1, values.shape[-1] * self._ranks.size)
+        total = self._ranks.sum(mean.detach())  # no exchange may fail once `.grad` is written
         gathering.follow(estimate, mean)
         outputs, cotangents = estimate.outputs()
         # Whatever comes through a graph, or from other processes, is known only afterwards.
@@ -770,11 +773,11 @@ class NITLearner:
         except NonFiniteGradientError:
             if self.nonfinite != "skip":
                 raise
-            return self._skip(mean)
+            return self._skip(total)
         if measure:
             self._measure_signal(recording, estimate)
         self._told.after_learning(self.net)
-        return self._ranks.sum(mean.detach())
+        return total
 
     def _measure_signal(self, recording: Recording, estimate: Estimate) -> None:
         """The signal-to-noise ratio of each layer, and the number of replicas that follows."""

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .all_or_nothing import all_or_nothing
 from .checks import being_captured
 from .errors import NonFiniteGradientError, NonFiniteWeightError
 from .neurons.base import NoisyNeuron
-from .two_passes import all_or_nothing
 
 
 @torch.no_grad()

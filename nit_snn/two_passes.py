@@ -7,11 +7,10 @@ what a pass keeps need not grow with time, nor with the number of replicas.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checks import being_captured
 from .errors import RecordingError
@@ -108,23 +107,6 @@ def drain(estimate: Estimate, roots: Sequence[Tensor] = ()) -> None:
     estimate.drifts, estimate.cotangents = [], []
 
 
-@contextmanager
-def all_or_nothing(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Puts `.grad` back as it was if anything inside raises."""
-    before = [p.grad for p in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    try:
-        yield
-    except BaseException:
-        for parameter, held in zip(parameters, before, strict=True):
-            parameter.grad = held
-        raise
-    for parameter, held in zip(parameters, before, strict=True):
-        if held is not None:
-            parameter.grad = held if parameter.grad is None else held.add_(parameter.grad)
-
-
 def _check_same(first: Tensor, again: Tensor) -> None:
     if being_captured():
         return
@@ -140,7 +122,7 @@ def _check_same(first: Tensor, again: Tensor) -> None:
 def _rehearsed(run: Run, part: int) -> Tensor:
     """The losses of a part."""
     recording, losses = run(part, True, lambda _: None)
-    recording.release()
+    recording.release()  # a shielded membrane that the function kept may be read from now on
     return losses.detach()
 
 

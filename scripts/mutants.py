@@ -204,12 +204,24 @@ def once_more(name: str, row: dict[str, Any], until: float) -> dict[str, Any]:
     if not again:
         return row
     source, drawn = path_of(name).read_text(), order(row["places"], row["seed"])[: row["tried"]]
-    numbers = [number for number in drawn if mutated(source, number)[1] in again]
+    there = len(list(sites(ast.parse(source))))
+    numbers = [n for n in drawn if n < there and mutated(source, n)[1] in again]
+    missed = again - {mutated(source, number)[1] for number in numbers}
+    if missed:
+        places = "; ".join(f"line {line}: {change}" for line, change in sorted(missed))
+        sys.exit(f"{name} has changed; try all of it again. No longer there: {places}")
     found = tried(name, numbers, until)
-    if not numbers or found["tried"] < len(numbers):
-        sys.exit(f"{name} has changed, or there was not enough time.")
+    if found["tried"] < len(numbers):
+        sys.exit(f"There was not enough time for {name}.")
     survivors = explained + found["survivors"]
-    return {**row, "killed": row["tried"] - len(survivors), "survivors": survivors}
+    command = f"{row['command']}; {called()}"
+    killed = row["tried"] - len(survivors)
+    return {**row, "command": command, "killed": killed, "survivors": survivors}
+
+
+def called() -> str:
+    """The command that runs this."""
+    return " ".join(["python", *sys.argv])
 
 
 def order(places: int, seed: int) -> list[int]:
@@ -260,8 +272,7 @@ def main() -> None:
             continue
         places = len(list(sites(ast.parse(path_of(name).read_text()))))
         row = tried(name, order(places, args.seed)[: args.sample], until)
-        command = " ".join(["python", *sys.argv])
-        keep(name, {"command": command, "seed": args.seed, "places": places, **row}, args.output)
+        keep(name, {"command": called(), "seed": args.seed, "places": places, **row}, args.output)
 
 
 if __name__ == "__main__":

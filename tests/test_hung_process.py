@@ -29,6 +29,8 @@ def work(
     rank: int, port: int, strike: signal.Signals, start: Barrier, folder: str, told: Connection
 ) -> None:
     """Two passes, between which process 1 sends the signal to itself."""
+    if rank:
+        told.close()  # so that nobody but process 0 holds it open
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     start.wait()
@@ -62,8 +64,12 @@ def test_the_others_do_not_wait_for_ever(strike: signal.Signals, tmp_path: Path)
     try:
         for process in processes:
             process.start()
-        assert ours.poll(120), "Process 0 waits for ever, or has ended otherwise."
-        message, waited, gradients = ours.recv()
+        theirs.close()
+        assert ours.poll(120), "Process 0 waits for ever."
+        try:
+            message, waited, gradients = ours.recv()
+        except EOFError:
+            pytest.fail("Process 0 has ended otherwise; see what it printed.")
     finally:
         for process in processes:
             process.kill()

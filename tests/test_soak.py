@@ -62,6 +62,24 @@ def test_nor_does_a_gradient_in_the_input(make: Any, options: dict[str, Any]) ->
     assert circles(step) == []
 
 
+def test_a_membrane_that_was_kept_holds_no_rehearsal() -> None:
+    """It is shielded as long as what it was recorded in is pending, and holds that recording."""
+    torch.manual_seed(0)
+    net = swap_neurons(soak.snn.Leaky(beta=0.5, reset_mechanism="zero"))
+    learner = NITLearner(net, replicas=2, memory="replay", conditional=True, seed=0)
+    kept: list[torch.Tensor] = []
+
+    def losses_of(x: torch.Tensor) -> torch.Tensor:
+        spikes, membrane = net(x, net.reset_mem())
+        kept.append(membrane)
+        return spikes.sum(1)
+
+    learner.learn(losses_of, torch.rand(3, 4))
+    *_, rehearsed, learned = kept
+    assert torch.equal(rehearsed * 1.0, learned * 1.0)  # the same noise
+    assert not any(membrane._recorder.traces for membrane in (rehearsed, learned))
+
+
 def circles(step: Callable[[], None]) -> list[str]:
     """What of torch's and this package's only the garbage collector takes away after a step."""
     step()  # what is made once
