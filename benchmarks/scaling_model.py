@@ -118,11 +118,12 @@ def parameters(widths: Sequence[int]) -> int:
 
 
 def messages(step: Step) -> list[int]:
-    """Bytes of each message that a process sums with the others in one step, in their order.
+    """Bytes of each message that a process sums with the others in one step.
 
     Whether its losses are usable; with shared replicas the sum of each sample's losses, for the
     leave-one-out baseline; the gradient, and for each parameter tensor whether there is one; and
-    the mean loss. One process alone says nothing of the first two.
+    the mean loss, which is sent before the gradient. One process alone says nothing of the first
+    two.
 
     Example:
         >>> messages(Step([784, 50, 10], 8, samples=64, replicas=16, ranks=2))

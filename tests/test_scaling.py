@@ -75,12 +75,13 @@ def committed() -> dict[str, Any]:
 def test_bytes_of_the_model_are_those_of_a_real_step(
     small: dict[str, Any], scaling: ModuleType, model: ModuleType
 ) -> None:
-    """Of every message by itself, in order."""
+    """Of every message by itself."""
     seen = set()
     for row in small["rows"]:
         step = scaling.step_of(row)
         seen.add((step.ranks, step.shares))
-        assert row["bytes_counted"] == model.messages(step) == row["bytes_of_model"]
+        assert sorted(row["bytes_counted"]) == sorted(model.messages(step))
+        assert row["bytes_of_model"] == model.messages(step)
         assert row["bytes_when_attached"] == model.first_messages(step.widths)
     assert seen == {(1, "replicas"), (2, "replicas"), (2, "samples")}
 
