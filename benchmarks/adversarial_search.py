@@ -32,7 +32,6 @@ NIT = Setting("NIT", epochs=3)
 STBP = Setting("STBP-N", epochs=3, lr=1e-2, draws=1, replicas=1)
 RELU = Setting("ReLU", epochs=10, inner=7, warmup=0.0)
 LONGER = replace(NIT, epochs=10, lr=1e-2, warmup=3.0, of_mean=True)
-STBP_LONGER = replace(STBP, epochs=5, warmup=3.0, draws=4, replicas=4, of_mean=True)
 RELU_FASTER = replace(RELU, warmup=3.0, lr=1e-2)
 RATES = replace(RELU_FASTER, method="mean rates")
 SMOOTH: dict[str, Any] = {"sigma": 1.5, "scale": 10.0}
@@ -59,7 +58,7 @@ TRIALS: dict[str, Setting] = {
         STBP, draws=4, replicas=4, of_mean=True
     ),
     "STBP-N, 5 epochs, sigma 1.5, logits times 10, eps 0.11, 5 inner steps": replace(
-        STBP_LONGER, **SMOOTH, eps=0.11, inner=5
+        LONGER, method="STBP-N", epochs=5, **SMOOTH, eps=0.11, inner=5
     ),
     "ReLU": RELU,
     "ReLU, rate 0.001": replace(RELU, lr=1e-3),

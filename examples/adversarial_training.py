@@ -2,8 +2,8 @@
 
     python examples/adversarial_training.py --dataset mnist --hidden 50 --data-dir data
 
-Adversarial training (Madry et al. 2018) of one hidden layer in three ways, up to 255 neurons each
-with the settings that `benchmarks/adversarial_search.py` found best for it on validation images:
+Adversarial training (Madry et al. 2018) of one hidden layer in three ways, with settings from the
+trials of `benchmarks/adversarial_search.py` on validation images; STBP-N takes NIT's:
 
 - NIT: a noisy spiking network; the attacked images and the weights' gradient both by the
   likelihood ratio, with no surrogate and nothing carried back through time;
@@ -62,8 +62,14 @@ from nit_snn.robustness import (
 EPS = 0.1
 TIME = {"conditional": "pathwise", "control": "time"}
 JUDGING = (
-    *("images", "check_images", "decision_draws", "attack_draws", "attack_steps", "apgd_steps"),
-    *("queries", "seed"),
+    "images",
+    "check_images",
+    "decision_draws",
+    "attack_draws",
+    "attack_steps",
+    "apgd_steps",
+    "queries",
+    "seed",
 )
 ACCOUNTS = ("average", "best", "made", "total", "seconds", "history")  # beside what has a state
 
@@ -119,19 +125,16 @@ class Setting:
     stop_images: int = 0
 
 
-NOISY: dict[str, Any] = {
-    **{"lr": 1e-2, "warmup": 3.0, "of_mean": True, "eps": 0.11, "inner": 5},
-    **{"sigma": 1.5, "scale": 10.0},
-}
+NOISY = Setting("", lr=1e-2, warmup=3.0, of_mean=True, eps=0.11, inner=5, sigma=1.5, scale=10.0)
 SETTINGS = {
-    "NIT": Setting("NIT", epochs=30, **NOISY),
+    "NIT": replace(NOISY, method="NIT", epochs=30),
     "ReLU": Setting("ReLU", epochs=30, lr=1e-2, warmup=3.0, eps=0.11, inner=7),
-    "STBP-N": Setting("STBP-N", epochs=14, **NOISY),
+    "STBP-N": replace(NOISY, method="STBP-N", epochs=14),
 }
 WIDE = {  # from 256 hidden neurons on
+    **SETTINGS,
     "NIT": replace(SETTINGS["NIT"], epochs=20),
     "ReLU": replace(SETTINGS["ReLU"], epochs=20),
-    "STBP-N": replace(SETTINGS["STBP-N"], epochs=5),
 }
 
 

@@ -272,3 +272,15 @@ def test_a_resumed_run_takes_no_row_that_was_judged_otherwise(
     assert run(tmp_path, monkeypatch, "--methods", "ReLU", "--resume")["rows"] == first["rows"]
     with pytest.raises(SystemExit, match="was judged with"):
         run(tmp_path, monkeypatch, "--methods", "ReLU", "--resume", "--apgd-steps", "3")
+
+
+@pytest.mark.parametrize(("name", "trials"), [("", "TRIALS"), ("_512", "WIDE")])
+def test_published_trials_are_those_of_the_search(name: str, trials: str) -> None:
+    """What a trial is called is what was tried, in the search as it is now."""
+    module = importlib.import_module("adversarial_search")
+    path = ROOT / "docs" / "results" / f"adversarial_search{name}.json"
+    rows = json.loads(path.read_text())["rows"]
+    settings = {n: module.asdict(setting) for n, setting in getattr(module, trials).items()}
+    assert {row["name"] for row in rows} == settings.keys()
+    for row in rows:  # settings that are younger than a trial had their default then
+        assert row["setting"].items() <= settings[row["name"]].items(), row["name"]

@@ -248,6 +248,7 @@ def test_robustness_is_that_of_the_tables() -> None:
     text = f"keeps {mean('NIT', 'worst'):.1f}% in the worst case of {len(trained[0]['attacks'])}"
     assert f"{text} attacks at {mean('NIT', 'clean'):.1f}% clean" in README
     assert f"of the same size keeps {mean('ReLU', 'worst'):.1f}%" in README
+    assert f"trained by surrogates {mean('STBP-N', 'worst'):.1f}% (means of two runs" in README
     wide = json.loads((ROOT / "docs/results/adversarial_mnist_512.json").read_text())["rows"]
     assert "one run: {:.1f}% and {:.1f}% for ReLU".format(*(row["worst"] for row in wide)) in README
     page = (ROOT / "docs/robustness.md").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -18,22 +17,8 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((BENCHMARKS / f"{name}.json").read_text())
 
 
-def line_of(row: dict[str, Any]) -> str:
-    versions = row["versions"]
-    kind, _, extra = row["name"].rpartition(": ")
-    cells = [f"`{extra}`" if kind else "frameworks", row["python"]]
-    cells += [*(versions.get(p, "-") for p in ("torch", "snntorch", "spikingjelly"))]
-    cells.append(str(len(row["tests"])))
-    cells += [str(row[outcome]) for outcome in ("passed", "failed", "skipped")]
-    return f"| {' | '.join(cells)} |"
-
-
-def test_every_environment_is_in_the_table_and_none_failed() -> None:
-    rows = read("compatibility")["rows"]
-    between = re.search(r"versions: begin -->\n(.*?)<!-- versions: end", PAGE, re.S)
-    assert between is not None
-    assert between[1].strip().splitlines()[2:] == [line_of(row) for row in rows]
-    assert all(row["failed"] == 0 and row["passed"] > 0 for row in rows)
+def test_no_environment_failed() -> None:
+    assert all(row["failed"] == 0 and row["passed"] > 0 for row in read("compatibility")["rows"])
 
 
 def test_lower_bounds_were_run() -> None:
