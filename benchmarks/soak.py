@@ -5,10 +5,10 @@
 Round after round it builds a network in one of the frameworks, attaches a learner with one of many
 sets of options, trains it for some steps on the embedded MNIST subset, saves and loads what a
 checkpoint holds, and takes everything down again. (snnTorch itself keeps every neuron that was ever
-made in a list of its class: that is emptied.) Every --every seconds it writes down the
+made in a list of its class: that is emptied.) Every --every steps it writes down the
 process's resident memory (Linux), how much of it the C library has handed out (glibc 2.33 or
 newer), and the number of live tensors. Whether memory is flat is told by its rise from the second
-quarter of the run to the last. Writes soak.json and soak.png to --output.
+quarter of the steps to the last. Writes soak.json and soak.png to --output.
 """
 
 from __future__ import annotations
@@ -156,19 +156,22 @@ def point(seconds: float, steps: int) -> dict[str, float]:
     return found if handed_out is None else {**found, "allocated": handed_out}
 
 
-def soak(minutes: float, every: float, steps: int, seed: int) -> list[dict[str, float]]:
-    """Points in time: seconds, steps so far, resident and allocated MiB, live tensors."""
+def soak(minutes: float, every: int, steps: int, seed: int) -> list[dict[str, float]]:
+    """Seconds, steps so far, resident and allocated MiB, live tensors, after each `every` steps.
+
+    There are four points at least, one in each quarter.
+    """
     torch.manual_seed(seed)
     images, labels = split(*load("mnist", ""), seed=seed).train.tensors
     x = images.flatten(1)
     started, made, points = time.monotonic(), 0, []
     ways = itertools.cycle(itertools.product(OPTIONS, NETWORKS))
     with tqdm(total=round(60 * minutes), unit="s", desc="soak") as bar:
-        while (passed := time.monotonic() - started) < 60 * minutes:
+        while len(points) < 4 or time.monotonic() - started < 60 * minutes:
             options, make = next(ways)
             made += train_once(make, options, x, labels, steps)
-            if not points or passed >= points[-1]["seconds"] + every:
-                points.append(point(passed, made))
+            if not points or made >= points[-1]["steps"] + every:
+                points.append(point(time.monotonic() - started, made))
             bar.update(round(time.monotonic() - started) - bar.n)
     return points
 
@@ -203,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--minutes", type=float, default=60)
-    add("--every", type=float, default=20, help="seconds between two points")
+    add("--every", type=int, default=400, help="steps between two points")
     add("--steps", type=int, default=20, help="learning steps of each network")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=1)
