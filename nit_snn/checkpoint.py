@@ -108,7 +108,8 @@ class Checkpoints:
             (numbers, strings, lists, dicts); None takes any.
 
     Raises:
-        ValueError: `keep` is not positive.
+        ValueError: `keep` is no positive integer.
+        TypeError: `settings` is no dict.
 
     Example:
         >>> import tempfile, torch, snntorch
@@ -133,8 +134,10 @@ class Checkpoints:
         keep: int = 2,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}.")
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+            raise ValueError(f"keep must be an integer of at least 1, got {keep!r}.")
+        if not isinstance(settings, dict | None):
+            raise TypeError(f"settings must be a dict or None, got {type(settings).__name__}.")
         self.directory = Path(directory)
         self.keep = keep
         self.settings = settings
@@ -165,9 +168,21 @@ class Checkpoints:
             The new file.
 
         Raises:
-            CheckpointError: A state is made of more than plain values and tensors, or the file
-                cannot be written, as on a full disk. The older checkpoints are all there.
+            CheckpointError: `progress` is no dict, a part has no state, a state is made of more
+                than plain values and tensors, or the file cannot be written, as on a full disk. The
+                older checkpoints are all there.
         """
+        if not isinstance(progress, dict | None):  # nobody could read it, and older files would go
+            raise CheckpointError(
+                f"progress must be a dict or None, got {type(progress).__name__}. "
+                "Nothing was saved."
+            )
+        strange = [n for n, p in parts.items() if p is not None and not hasattr(p, "state_dict")]
+        if strange:
+            raise CheckpointError(
+                f"These have no state_dict: {', '.join(strange)}. Plain values belong into "
+                "progress. Nothing was saved."
+            )
         state = {
             "format": _FORMAT,
             "parts": {n: part.state_dict() for n, part in parts.items() if part is not None},

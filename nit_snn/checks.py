@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -52,6 +52,23 @@ def check_kinds(
         check_all_conditional(neurons)
     if control_name != "none":
         check_firing_probabilities(neurons)
+
+
+#: What decides whether a neuron's estimate can be unbiased, and may be changed at any time.
+_DECISIVE = (
+    "reset_mechanism",
+    "reset_delay",
+    "inhibition",
+    "state_quant",
+    "spike_grad",
+    "v_reset",
+    "surrogate_function",
+)
+
+
+def decisive(neurons: Mapping[str, NoisyNeuron]) -> list[tuple[object, ...]]:
+    """What the other checks of kinds look at; if it is as it was, they would find the same."""
+    return [tuple(getattr(n, o, None) for o in _DECISIVE) for n in neurons.values()]
 
 
 def check_unbiased(neurons: Mapping[str, NoisyNeuron]) -> None:
@@ -136,14 +153,34 @@ def resting(modules: Iterable[nn.Module]) -> Iterator[None]:
             module.train()
 
 
-def coupled_batch_norms(net: nn.Module) -> list[str]:
-    """BatchNorms that use batch statistics of something noisy, by order of registration."""
-    behind, coupled = False, []
-    for name, module in net.named_modules():
-        behind = behind or isinstance(module, NoisyNeuron)
-        if behind and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            coupled.append(name)
-    return coupled
+@contextmanager
+def coupled_batch_norms(net: nn.Module, noisy: Callable[[], bool]) -> Iterator[list[str]]:
+    """BatchNorms that use batch statistics of something noisy, by the order in which they run.
+
+    Args:
+        net: The network, which runs inside.
+        noisy: Whether a noisy neuron has run by now.
+
+    Yields:
+        Their qualified names, filled as the network runs: those in training mode whose first call
+        comes after a noisy neuron's.
+    """
+    found: dict[str, bool] = {}
+    coupled: list[str] = []
+
+    def look(name: str) -> None:
+        if name not in found:
+            found[name] = noisy()
+            if found[name]:
+                coupled.append(name)
+
+    norms = training_batch_norms(net).items()
+    handles = [m.register_forward_pre_hook(lambda *_, n=name: look(n)) for name, m in norms]
+    try:
+        yield coupled
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def unreached_parameters(net: nn.Module) -> list[str]:

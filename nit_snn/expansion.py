@@ -100,7 +100,7 @@ def check_batch(tensors: Sequence[Tensor], dim: int) -> None:
     if not tensors or not all(isinstance(x, Tensor) for x in tensors):
         kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
         raise TypeError(f"expand() takes tensors, got {kinds}.")
-    if not isinstance(dim, int) or any(not 0 <= dim < x.dim() for x in tensors):
+    if type(dim) is not int or any(not 0 <= dim < x.dim() for x in tensors):
         shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
         raise ValueError(f"expand(dim={dim}) needs that dimension in all of: {shapes}.")
     if len({x.shape[dim] for x in tensors}) > 1:

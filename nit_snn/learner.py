@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,20 @@ from .synapses import gradient_function
 from .taps import Tap
 from .told import Told
 from .two_passes import cuda_devices, in_two_passes
+
+#: Options that cannot be changed later; `rule`, `nonfinite` and the bounds can.
+_FIXED = {
+    "antithetic",
+    "baseline",
+    "causal",
+    "conditional",
+    "control",
+    "layerwise",
+    "learn_sigma",
+    "memory",
+    "noise",
+    "sobol",
+}
 
 
 class NITLearner:
@@ -238,7 +252,8 @@ class NITLearner:
             layerwise=layerwise,
         )
         self._controlled: set[str] = set(self._neurons)
-        self._binary = {n for n in self._neurons.values() if n.why_no_firing_probability() is None}
+        self._binary = _binary(self._neurons)
+        self._decisive = checks.decisive(self._neurons)
         self._taps = [] if route == "general" else _make_taps(net)
         self.measure_snr = False
         self.snr: dict[str, float] = {}
@@ -256,6 +271,14 @@ class NITLearner:
         self._left = Leftovers()
         self._expansions: set[int] = set()
         self._expansions_used = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and "_told" in vars(self):
+            raise AttributeError(
+                f"{name} was checked against the network when the learner was attached. Close it, "
+                f"and attach another with {name}={value!r}."
+            )
+        super().__setattr__(name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and files hold the network, the options and the state; attached when made."""
@@ -377,12 +400,22 @@ class NITLearner:
         checks.check_neurons(self.net, self._neurons)
         checks.check_still_there(self.net, self._neurons)
         checks.check_levels(self._neurons)
+        self._check_unchanged()
         self._told.before_pass(self.net)
         if not self._enabled:
             return
-        self._told.before_learning(self.net)
         for neuron in self._neurons.values():
             neuron.detach_state()  # what an unrecorded pass left may hold a surrogate's graph
+
+    def _check_unchanged(self) -> None:
+        """Neurons whose reset, say, was changed since are looked at anew."""
+        decisive = checks.decisive(self._neurons)
+        if decisive == self._decisive:
+            return
+        checks.check_unbiased(self._neurons)
+        checks.check_kinds(self._neurons, self.conditional, self.control)
+        self._binary = _binary(self._neurons)
+        self._decisive = decisive
 
     @property
     def _devices(self) -> set[torch.device]:
@@ -427,10 +460,16 @@ class NITLearner:
         """Inside, the network's pass is recorded; if it raises, nothing is kept."""
         self._running = True
         try:
-            with eager(), recording.running(self._taps):
+            with (
+                eager(),
+                checks.coupled_batch_norms(self.net, lambda: recording.begun) as coupled,
+                recording.running(self._taps),
+            ):
                 yield
+            recording.coupled = coupled
         except BaseException:
             recording.release()
+            self._left = Leftovers(self._neurons.values())
             raise
         finally:
             self._running = False
@@ -490,7 +529,7 @@ class NITLearner:
         """
         self._check_open()
         if not self._enabled:
-            return torch.as_tensor(losses).detach().float().mean()
+            return loss_checks.numbers(losses).detach().float().mean()
         if self._running:
             raise RecordingError("Call backward() after the record() block, not inside it.")
         recording = self._recording
@@ -560,7 +599,7 @@ class NITLearner:
         self._prepare()
         if not self._enabled:
             found = self._run(losses_of, batch, dim, self.replicas)
-            return torch.as_tensor(found).detach().float().mean()
+            return loss_checks.numbers(found).detach().float().mean()
         way = self._plan(losses_of, batch, dim)
         if way.twice:
             return self._learn_twice(losses_of, batch, dim, way)
@@ -571,6 +610,7 @@ class NITLearner:
             losses = self._run(losses_of, batch, dim, self.replicas)
         self._remember_footprint(recording)
         self._recording = recording
+        self._told.after_own_pass(recording)
         return self.backward(losses)
 
     def peak_memory(
@@ -915,6 +955,11 @@ def _attach_again(
     if not attributes["enabled"]:
         learner.disable()
     return learner
+
+
+def _binary(neurons: Mapping[str, NoisyNeuron]) -> set[NoisyNeuron]:
+    """Those whose spikes are the membrane above its threshold, and nothing else."""
+    return {neuron for neuron in neurons.values() if neuron.why_no_firing_probability() is None}
 
 
 def _make_taps(net: nn.Module) -> list[Tap]:

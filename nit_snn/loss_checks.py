@@ -13,13 +13,26 @@ from .distributed import Ranks
 from .errors import LossError, NonFiniteLossError
 
 
-def checked_losses(losses: Any, rows: int, replicas: int, causal: bool = False) -> Tensor:
+def numbers(losses: Any) -> Tensor:
+    """Losses as a tensor of real numbers.
+
+    Raises:
+        LossError: They are none, or sparse, or on the meta device.
+    """
     try:
         values = losses if isinstance(losses, Tensor) else torch.as_tensor(losses)
     except (RuntimeError, TypeError, ValueError) as error:
         raise LossError(f"losses must be numbers, got {type(losses).__name__}: {error}") from error
     if values.is_complex():
         raise LossError(f"losses must be real, got {values.dtype}.")
+    if values.is_meta or values.layout != torch.strided:
+        kind = "on the meta device, without values" if values.is_meta else str(values.layout)
+        raise LossError(f"losses must be a dense tensor with values, got one that is {kind}.")
+    return values
+
+
+def checked_losses(losses: Any, rows: int, replicas: int, causal: bool = False) -> Tensor:
+    values = numbers(losses)
     if causal and (values.dim() != 2 or values.shape[1] != rows):
         raise LossError(
             f"causal=True takes losses of shape (T, {rows}) = (steps, replicas * batch), "

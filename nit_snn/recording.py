@@ -110,6 +110,7 @@ class Recording:
         self.expanded = expanded
         self.left = Leftovers() if left is None else left
         self.carried: list[str] = []
+        self.coupled: list[str] = []
         self.traces = {
             neuron: LayerTrace(
                 name, number, neuron, LayerNoise(noise, index, number, len(neurons), neuron)
@@ -146,6 +147,11 @@ class Recording:
             for neuron in self.traces:
                 vars(neuron).pop("_recorder", None)
                 vars(neuron).pop("_fired", None)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a noisy neuron has run."""
+        return any(trace.calls for trace in self.traces.values())
 
     def release(self) -> None:
         """Lets go of all that was remembered; a shielded membrane may outlive it."""

@@ -36,25 +36,27 @@ class Told:
             self._parameters.update(dict.fromkeys(new.values(), True))
             warn.of_new_parameters(new)
 
-    def before_learning(self, net: nn.Module) -> None:
-        """Rows that are coupled, until something was learned."""
-        if not self._learned:
-            warn.of_coupling(net)
-
     def after_pass(self, recording: Recording, replicas: int, expansions: Collection[int]) -> None:
-        """A forgotten reset, and a batch that nobody repeated.
+        """Coupled rows until something was learned, a forgotten reset, a batch nobody repeated.
 
         Args:
             recording: The pass.
             replicas: C.
             expansions: The numbers of rows that something was expanded to.
         """
+        if not self._learned:
+            warn.of_coupling(recording.coupled)
         if recording.carried and not self._carried:
             self._carried = True
             warn.of_carried(recording.carried)
         if not expansions and recording.rows and replicas > 1 and not self._alone:
             self._alone = True
             warn.of_no_expansion(replicas, recording.rows)
+
+    def after_own_pass(self, recording: Recording) -> None:
+        """The same for a pass that was reset and expanded by the learner itself."""
+        if not self._learned:
+            warn.of_coupling(recording.coupled)
 
     def after_learning(self, net: nn.Module) -> None:
         """Parameters that the first estimate did not reach."""

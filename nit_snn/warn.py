@@ -17,9 +17,8 @@ from .errors import (
 from .neurons.base import NoisyNeuron
 
 
-def of_coupling(net: nn.Module) -> None:
+def of_coupling(coupled: Collection[str]) -> None:
     """BatchNorm that lets the noise of one row reach the loss of another."""
-    coupled = checks.coupled_batch_norms(net)
     if coupled:
         warnings.warn(
             f"BatchNorm in training mode behind a noisy layer: {', '.join(coupled)}. Its batch "
@@ -27,7 +26,7 @@ def of_coupling(net: nn.Module) -> None:
             "estimate leaves out: it is biased for the layers before. Put it in eval mode "
             "for an unbiased gradient.",
             BiasWarning,
-            stacklevel=6,
+            stacklevel=5,
         )
 
 

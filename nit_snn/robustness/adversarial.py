@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..learner import NITLearner
 from .classifier import NoisyClassifier
 from .eot import evaluating
+from .inputs import check_counts, check_numbers, check_radius, checked_labels
 
 
 class AdversarialExpand:
@@ -41,6 +43,7 @@ class AdversarialExpand:
             `control`. The last two are "pathwise" and "time" if not given.
 
     Raises:
+        TypeError: It is no learner.
         ValueError: A number is out of range.
         ClassifierError: The network does not allow for these options.
 
@@ -69,10 +72,13 @@ class AdversarialExpand:
         bounds: tuple[float, float] = (0.0, 1.0),
         **options: Any,
     ) -> None:
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}.")
-        if alpha is not None and alpha <= 0:
-            raise ValueError(f"alpha must be positive, got {alpha}.")
+        if not isinstance(learner, NITLearner):
+            raise TypeError(
+                f"The first argument must be a NITLearner, got {type(learner).__name__}."
+            )
+        check_counts(steps=steps)
+        if alpha is not None and not 0 < alpha < math.inf:
+            raise ValueError(f"alpha must be positive and finite, got {alpha}.")
         if not bounds[0] < bounds[1]:
             raise ValueError(f"bounds must be (low, high) with low < high, got {bounds}.")
         self.learner = learner
@@ -90,8 +96,7 @@ class AdversarialExpand:
 
     @eps.setter
     def eps(self, eps: float) -> None:
-        if not eps >= 0:
-            raise ValueError(f"eps must not be negative, got {eps}.")
+        check_radius(eps, finite=True)
         self._eps = eps
 
     def __call__(self, images: Tensor, labels: Tensor) -> Any:
@@ -106,14 +111,15 @@ class AdversarialExpand:
             (C * B, \\*) and (C * B,).
 
         Raises:
-            ValueError: Images lie outside the bounds.
+            ValueError: Images lie outside the bounds, or labels are no integers (B,).
             RecordingError: It is called inside `learner.record()`.
         """
         return self.learner.expand(self.attack(images, labels), labels)
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         """Images (B, \\*) within eps of those given and within the bounds; see `__call__`."""
-        images = images.detach()
+        check_numbers(images)
+        labels, images = checked_labels(images, labels), images.detach()
         low, high = self.bounds
         if images.numel() and not (images.min() >= low and images.max() <= high):
             raise ValueError(
@@ -150,12 +156,20 @@ def trades(clean: Tensor, attacked: Tensor, labels: Tensor, beta: float = 6.0) -
     Returns:
         (N,).
 
+    Raises:
+        ValueError: The shapes are others.
+
     Example:
         >>> import torch
         >>> logits, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
         >>> trades(logits, logits, labels, beta=6.0)          # no attack, no divergence
         tensor([0.1269])
     """
+    if clean.dim() != 2 or clean.shape != attacked.shape or labels.shape != clean.shape[:1]:
+        raise ValueError(
+            "Logits must be (N, K) twice and labels (N,), got "
+            f"{tuple(clean.shape)}, {tuple(attacked.shape)} and {tuple(labels.shape)}."
+        )
     p, q = clean.log_softmax(-1), attacked.log_softmax(-1)
     divergence = (p.exp() * (p - q)).sum(-1)
     return F.nll_loss(p, labels, reduction="none") + beta * divergence
@@ -182,12 +196,21 @@ def loss_of_mean(logits: Tensor, labels: Tensor, replicas: int) -> Tensor:
     Returns:
         (C * B,).
 
+    Raises:
+        ValueError: The shapes are others.
+
     Example:
         >>> import torch
         >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])
         >>> loss_of_mean(logits, labels, replicas=2)     # of one image, whose mean is undecided
         tensor([-0.3069,  1.6931])
     """
+    check_counts(replicas=replicas)
+    if logits.dim() != 2 or len(logits) % replicas or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"Logits must be (C * B, K) and labels (C * B,) with C = {replicas}, got "
+            f"{tuple(logits.shape)} and {tuple(labels.shape)}. Did both go through expand()?"
+        )
     each = logits.unflatten(0, (replicas, -1))
     mean = each.detach().mean(0)
     own = labels[: len(mean)]

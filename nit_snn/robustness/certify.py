@@ -17,6 +17,7 @@ What is certified is the decision by majority of single draws, not that of avera
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +25,12 @@ from torch import Tensor, nn
 
 from ..compat import require
 from ..errors import ClassifierError
-from ..neurons.base import Charge, NoisyNeuron, noisy_neurons
+from ..neurons.base import Charge, NoisyNeuron, check_module, noisy_neurons
 from ..probe import Activity, _Probe
-from .classifier import NoisyClassifier, reset_states
+from ..two_passes import cuda_devices
+from .classifier import NoisyClassifier, check_idle, reset_states
 from .eot import evaluating
+from .inputs import check_counts, check_numbers
 
 ABSTAINS = -1
 
@@ -48,8 +51,22 @@ class Certificate:
     radius: Tensor
 
     def accuracy(self, labels: Tensor, radius: float = 0.0) -> float:
-        """Certified accuracy at a radius: the share that is right, and certainly so within it."""
-        return float(((self.prediction == labels) & (self.radius >= radius)).float().mean())
+        """Certified accuracy at a radius: the share that is right, and certainly so within it.
+
+        Args:
+            labels: (N,).
+            radius: How far images may be moved.
+
+        Raises:
+            ValueError: There is not one label for each image.
+        """
+        if labels.shape != self.prediction.shape:
+            raise ValueError(
+                f"There must be a label for each of {len(self.prediction)} images, (N,), got "
+                f"{tuple(labels.shape)}."
+            )
+        told = (self.prediction == labels) & (self.prediction != ABSTAINS)
+        return float((told & (self.radius >= radius)).float().mean())
 
 
 @dataclass(frozen=True)
@@ -88,11 +105,11 @@ def certify_smoothing(
         batch_size: Rows in one call of the model.
 
     Raises:
-        ValueError: A number is out of range.
-        ClassifierError: The classifier repeats its noise.
+        ValueError: A number is out of range, or an image holds NaN or infinity.
+        ClassifierError: The classifier repeats its noise, or its logits are NaN.
     """
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive, got {sigma}.")
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be positive and finite, got {sigma}.")
     _check_random(model)
     found = _certified(model, images, sigma, draws, select, alpha, batch_size)
     return Certificate(found[0], found[1], sigma * found[2])
@@ -120,9 +137,17 @@ def certify_noise(
         batch_size: Rows in one call of the network.
 
     Raises:
-        ValueError: A number is out of range, or there is no such norm.
+        TypeError: It is no `NoisyClassifier`.
+        ValueError: A number is out of range, there is no such norm, or no image, or one that holds
+            NaN or infinity.
         ClassifierError: The network's own noise certifies nothing, or not by these votes.
+        RecordingError: A learner records the network.
     """
+    if not isinstance(classifier, NoisyClassifier):
+        raise TypeError(
+            f"The noise of a NoisyClassifier certifies, got {type(classifier).__name__}. Wrap the "
+            "network: NoisyClassifier(net)."
+        )
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm must be 'l2' or 'linf', got {norm!r}.")
     if classifier.draws != 1:
@@ -131,6 +156,7 @@ def certify_noise(
             "another of the same network, with draws=1."
         )
     _check_random(classifier)
+    _check_votes(images, draws, select, alpha, batch_size)
     moved = sensitivity(classifier, images[:1])
     found = _certified(classifier, images, 0.0, draws, select, alpha, batch_size)
     return Certificate(found[0], found[1], found[2] / getattr(moved, norm))
@@ -149,8 +175,17 @@ def sensitivity(classifier: NoisyClassifier, image: Tensor) -> Sensitivity:
         image: (1, \\*), for its shape.
 
     Raises:
+        ValueError: It is not one image.
         ClassifierError: One of these does not hold, or the noise is off.
+        RecordingError: A learner records the network.
     """
+    check_numbers(image)
+    if image.dim() < 2 or len(image) != 1:
+        raise ValueError(f"One image is looked at, (1, *), got {tuple(image.shape)}.")
+    if not classifier.noise:
+        raise ClassifierError(
+            "This classifier has noise=False: its votes all agree, and nothing is certain."
+        )
     flat = image.detach().reshape(1, -1)
     size = flat.shape[1]
     inside = torch.rand(4, size, dtype=flat.dtype, device=flat.device)
@@ -173,9 +208,10 @@ def sensitivity(classifier: NoisyClassifier, image: Tensor) -> Sensitivity:
 class _Currents(_Probe):
     """Keeps the currents of the first noisy layer over its noise, and lets nothing else through."""
 
-    def __init__(self, names: dict[NoisyNeuron, str]) -> None:
+    def __init__(self, names: dict[NoisyNeuron, str], alike: bool = False) -> None:
         super().__init__()
         self.names = names
+        self.alike = alike
         self.first: NoisyNeuron | None = None
         self.found: list[Tensor] = []
 
@@ -184,6 +220,8 @@ class _Currents(_Probe):
         membrane = super().perturb(neuron, charge)
         if self.first is None:
             self.first = neuron
+        if self.alike:
+            return self._alike(neuron, membrane)
         if neuron is not self.first:
             return membrane
         name, sigma = self.names[neuron], neuron.sigma.detach()
@@ -195,34 +233,65 @@ class _Currents(_Probe):
         self.found.append((current.detach() / sigma).flatten(1))
         return membrane.detach()
 
+    def _alike(self, neuron: NoisyNeuron, membrane: Tensor) -> Tensor:
+        """What each row would be if the first layer had seen the same image in all of them."""
+        if neuron is self.first:
+            return membrane[:1].detach().expand_as(membrane).clone()
+        seen = self.activities[neuron]
+        return seen.drifts[-1] + seen.noises[-1][:1]
+
 
 def _observed(classifier: NoisyClassifier, images: Tensor) -> Tensor:
     """What the first noisy layer sees over its noise, (N, neurons and steps)."""
     neurons = noisy_neurons(classifier.net)
     if not neurons:
         raise ClassifierError("The network has no noisy neuron, and no noise that certifies.")
+    check_idle(neurons)
     seen = _Currents({neuron: name for name, neuron in neurons.items()})
     images = images.clone().requires_grad_()
-    reset_states(classifier.net)
-    try:
-        for neuron in neurons.values():
-            seen.activities[neuron] = Activity()
-            neuron._recorder = seen
-        with evaluating(classifier.net), torch.enable_grad():
-            logits = classifier._logits(classifier.net(classifier._encoded(images)), len(images))
-    finally:
-        for neuron in neurons.values():
-            vars(neuron).pop("_recorder", None)
-        reset_states(classifier.net)
+    logits = _watched(classifier, images, seen)
     reached = (
         logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0]
     )
-    if isinstance(reached, Tensor):
+    if isinstance(reached, Tensor) or _passes_by(classifier, images):
         raise ClassifierError(
             "The images reach the output on other ways than through the first noisy layer's "
             "currents; noise that not all of a perturbation meets certifies nothing."
         )
     return torch.cat(seen.found, 1)
+
+
+def _watched(classifier: NoisyClassifier, images: Tensor, seen: _Currents) -> Tensor:
+    """Logits, (1, N, K), of a pass that `seen` gives its noise."""
+    reset_states(classifier.net)
+    try:
+        for neuron in seen.names:
+            seen.activities[neuron] = Activity()
+            neuron._recorder = seen
+        with evaluating(classifier.net), torch.enable_grad():
+            return classifier._logits(classifier.net(classifier._encoded(images)), len(images))
+    finally:
+        for neuron in seen.names:
+            vars(neuron).pop("_recorder", None)
+        reset_states(classifier.net)
+
+
+def _passes_by(classifier: NoisyClassifier, images: Tensor) -> bool:
+    """Whether images tell on the output although the first layer sees the same in all rows.
+
+    This finds ways without a derivative, such as a threshold. Twice, with other noise: once, a
+    membrane at its threshold may have been rounded the other way in another row.
+    """
+    inside = images.detach()[-4:]
+    ends = torch.zeros_like(inside[:1]), torch.ones_like(inside[:1])
+    rows = torch.cat([inside, 1 - inside, *ends])
+    names = {neuron: name for name, neuron in noisy_neurons(classifier.net).items()}
+    with torch.random.fork_rng(cuda_devices()):
+        for _ in range(2):
+            logits = _watched(classifier, rows, _Currents(names, alike=True)).detach()[0]
+            if torch.allclose(logits, logits[:1].expand_as(logits), rtol=1e-3, atol=1e-4):
+                return False
+    return True
 
 
 @torch.no_grad()
@@ -236,11 +305,7 @@ def _certified(
     batch_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Class, lower bound of its probability, and how many standard deviations it stands."""
-    if min(draws, select) < 1 or not 0 < alpha < 1:
-        raise ValueError(
-            f"draws and select must be positive and alpha between 0 and 1, got {draws}, {select} "
-            f"and {alpha}."
-        )
+    _check_votes(images, draws, select, alpha, batch_size)
     with evaluating(model):
         chosen = _votes(model, images, sigma, select, batch_size).argmax(1)
         votes = _votes(model, images, sigma, draws, batch_size)
@@ -266,6 +331,11 @@ def _votes(model: nn.Module, images: Tensor, sigma: float, draws: int, batch_siz
             if sigma:
                 rows = rows + sigma * torch.randn_like(rows)
             logits = model(rows)
+            if logits.isnan().any():
+                raise ClassifierError(
+                    f"Logits of shape {tuple(logits.shape)} hold NaN, which vote for nothing. Look "
+                    "at the network's weights."
+                )
             ballot = nn.functional.one_hot(logits.argmax(1), logits.shape[1])
             found = ballot.unflatten(0, (-1, copies)).sum(1)
             votes = found if votes is None else votes + found
@@ -274,6 +344,15 @@ def _votes(model: nn.Module, images: Tensor, sigma: float, draws: int, batch_siz
     return torch.cat(counts)
 
 
+def _check_votes(images: Tensor, draws: int, select: int, alpha: float, batch_size: int) -> None:
+    check_numbers(images)
+    check_counts(draws=draws, select=select, batch_size=batch_size)
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}.")
+
+
 def _check_random(model: nn.Module) -> None:
-    if isinstance(model, NoisyClassifier) and model.seed is not None:
+    check_module(model)
+    inside = [m for m in model.modules() if isinstance(m, NoisyClassifier)]
+    if any(classifier.seed is not None for classifier in inside):
         raise ClassifierError("With a seed the classifier's votes repeat each other; leave it out.")

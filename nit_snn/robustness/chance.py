@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..two_passes import cuda_devices
 from .defender import Defender
+from .inputs import check_counts
 from .verdict import percent
 
 
@@ -25,11 +27,10 @@ def worst_by_chance(defender: Defender, images: Tensor, labels: Tensor, judgemen
         judgements: How often, at least once.
 
     Raises:
-        ValueError: judgements is below 1.
+        ValueError: judgements is below 1, or there is not one label for each image.
     """
-    if judgements < 1:
-        raise ValueError(f"judgements must be at least 1, got {judgements}.")
-    with torch.random.fork_rng(devices=[]):
+    check_counts(judgements=judgements)
+    with torch.random.fork_rng(cuda_devices()):
         always = defender.right(images, labels)
         for _ in range(judgements - 1):
             always &= defender.right(images, labels)

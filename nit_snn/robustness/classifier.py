@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import checks, option_checks
 from ..auditing.surrogates import Surrogate, switched, with_surrogate
 from ..errors import AttachError, BiasWarning, ClassifierError, RecordingError
-from ..neurons.base import NoisyNeuron, noise_off, noisy_neurons
+from ..neurons.base import NoisyNeuron, check_module, noise_off, noisy_neurons
 from ..noise import ReplicaNoise
 from ..recording import Recording
 from ..swap import spiking_modules
@@ -87,6 +87,7 @@ class NoisyClassifier(nn.Module):
         Images (N, \\*), output (N, K).
 
     Raises:
+        TypeError: `net` is no module.
         ClassifierError: Options contradict each other or the network, or the network's output is no
             logits.
         RecordingError: It is called while a learner records the network.
@@ -122,6 +123,9 @@ class NoisyClassifier(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        check_module(net)
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise ClassifierError(f"seed must be an integer or None, got {seed!r}.")
         if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
             raise ClassifierError(f"draws must be a positive integer, got {draws!r}.")
         for option, value, allowed in (
@@ -159,17 +163,14 @@ class NoisyClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, \\*)."""
+        if not isinstance(images, Tensor) or not images.dim():
+            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ClassifierError(f"Images must be a tensor (N, *), got {got}.")
         if torch.is_inference_mode_enabled():
             # Tensors made in it do not tell when they are written to.
             with torch.inference_mode(False), torch.no_grad():
                 return self.forward(images.clone())
-        neurons = noisy_neurons(self.net)
-        busy = [name for name, neuron in neurons.items() if neuron._recorder is not None]
-        if busy:
-            raise RecordingError(
-                f"Something is recording or probing {', '.join(busy)}. Call a NoisyClassifier "
-                "before learner.record() or after it, not inside."
-            )
+        check_idle(noisy_neurons(self.net))
         reset_states(self.net)
         try:
             with self._randomness(images.device):
@@ -200,15 +201,6 @@ class NoisyClassifier(nn.Module):
             checks.check_levels(neurons)
         except AttachError as error:
             raise ClassifierError(f"gradient='lr' is not for this network now: {error}") from error
-        coupled = checks.coupled_batch_norms(self.net)
-        if coupled and images.requires_grad:
-            warnings.warn(
-                f"BatchNorm in training mode behind a noisy layer: {', '.join(coupled)}. The "
-                "likelihood-ratio gradient leaves out what reaches one image through another's "
-                "statistics. Call eval() first.",
-                BiasWarning,
-                stacklevel=5,
-            )
         wanted = images.requires_grad
         controlled = wanted and self.control != "none"
         with torch.enable_grad(), frozen(self):
@@ -223,9 +215,21 @@ class NoisyClassifier(nn.Module):
                 through_time=self.control == "time",
                 binary={n for n in neurons.values() if n.why_no_firing_probability() is None},
             )
-            with recording.running([]), once(self.net, encoded, self.draws, self.dim) as repeated:
+            with (
+                checks.coupled_batch_norms(self.net, lambda: recording.begun) as coupled,
+                recording.running([]),
+                once(self.net, encoded, self.draws, self.dim) as repeated,
+            ):
                 logits = self._logits(self.net(repeated), encoded.shape[self.dim])
             averaged = Averaged.of(logits, self.average)
+        if coupled and wanted:
+            warnings.warn(
+                f"BatchNorm in training mode behind a noisy layer: {', '.join(coupled)}. The "
+                "likelihood-ratio gradient leaves out what reaches one image through another's "
+                "statistics. Call eval() first.",
+                BiasWarning,
+                stacklevel=5,
+            )
         recording.pending = False
         return Pass(self.net, recording, images, averaged)
 
@@ -276,6 +280,20 @@ class NoisyClassifier(nn.Module):
             for number in numbers:
                 torch.cuda.default_generators[number].manual_seed(self.seed)
             yield
+
+
+def check_idle(neurons: Mapping[str, NoisyNeuron]) -> None:
+    """Nobody records or probes the neurons, given by name.
+
+    Raises:
+        RecordingError: Somebody does.
+    """
+    busy = [name for name, neuron in neurons.items() if neuron._recorder is not None]
+    if busy:
+        raise RecordingError(
+            f"Something is recording or probing {', '.join(busy)}. Call a NoisyClassifier "
+            "before learner.record() or after it, not inside."
+        )
 
 
 def reset_states(net: nn.Module) -> None:

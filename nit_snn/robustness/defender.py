@@ -52,15 +52,32 @@ class Defender:
 
     @torch.no_grad()
     def right(self, images: Tensor, labels: Tensor, rows: int = 50_000) -> Tensor:
-        """(N,) whether each image is told right, by fresh noise; so many rows at once."""
+        """(N,) whether each image is told right, by fresh noise; so many rows at once.
+
+        An image whose logits are NaN is told wrong.
+
+        Raises:
+            ValueError: There is not one label for each image.
+        """
+        if labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"There must be a label for each of {len(images)} images, (N,), got "
+                f"{tuple(labels.shape)}."
+            )
         classifier = self.classifier()
         training = [module for module in self.net.modules() if module.training]
         self.net.eval()
         try:
             found = [
-                classifier(some).argmax(1) for some in images.split(max(1, rows // self.draws))
+                _decided(classifier(some)) for some in images.split(max(1, rows // self.draws))
             ]
         finally:
             for module in training:
                 module.training = True
-        return torch.cat(found) == labels if found else labels.new_zeros(0, dtype=torch.bool)
+        decided, known = (torch.cat(part) for part in zip(*found, strict=True))
+        return (decided == labels) & known
+
+
+def _decided(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The class of each image, (N,), and whether there is one."""
+    return logits.argmax(1), ~logits.isnan().any(1)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .inputs import check_counts, check_pixels, check_radius, checked_labels
+
 
 class EOTPGD:
     """Projected gradient ascent on the expected cross-entropy, in the L-infinity ball.
@@ -31,7 +33,7 @@ class EOTPGD:
         judgements: Calls of the model over which end points are judged.
 
     Raises:
-        ValueError: A number of something is below 1.
+        ValueError: A number of something is no integer or below 1, or eps is negative.
 
     Example:
         >>> import torch
@@ -59,9 +61,8 @@ class EOTPGD:
             "restarts": restarts,
             "judgements": judgements,
         }
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}.")
+        check_counts(**counts)
+        check_radius(eps)
         self.model = model
         self.eps = eps
         self.alpha = alpha
@@ -71,8 +72,13 @@ class EOTPGD:
         self.judgements = judgements
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Images (N, \\*) within eps of those given, and within [0, 1]; labels (N,)."""
-        images = images.detach()
+        """Images (N, \\*) within eps of those given, and within [0, 1]; labels (N,).
+
+        Raises:
+            ValueError: Pixels are NaN or not between 0 and 1, or labels no integers (N,).
+        """
+        check_pixels(images)
+        images, labels = images.detach(), checked_labels(images, labels)
         with evaluating(self.model):
             worst, highest = images, self._losses(images, labels)
             for _ in range(self.restarts):

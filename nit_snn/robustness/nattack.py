@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .eot import evaluating
+from .inputs import check_counts, check_pixels, check_radius, checked_labels
 
 
 class NAttack:
@@ -37,7 +38,8 @@ class NAttack:
         batch_size: Most images in one query of the model.
 
     Raises:
-        ValueError: There are fewer than two samples, which cannot be compared.
+        ValueError: There are fewer than two samples, which cannot be compared, or another number is
+            out of range.
 
     Example:
         >>> import torch
@@ -60,8 +62,10 @@ class NAttack:
         border: float = 1e-6,
         batch_size: int = 4096,
     ) -> None:
-        if samples < 2:
-            raise ValueError(f"samples must be at least 2, got {samples}.")
+        check_counts(2, samples=samples)
+        check_counts(0, iterations=iterations)
+        check_counts(batch_size=batch_size)
+        check_radius(eps)
         self.model = model
         self.eps = eps
         self.iterations = iterations
@@ -73,7 +77,13 @@ class NAttack:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Images (N, \\*) within eps of those given, and within [0, 1]; labels (N,)."""
+        """Images (N, \\*) within eps of those given, and within [0, 1]; labels (N,).
+
+        Raises:
+            ValueError: Pixels are NaN or not between 0 and 1, or labels no integers (N,).
+        """
+        check_pixels(images)
+        labels = checked_labels(images, labels)
         if not len(images):
             return images
         at_once = max(1, self.batch_size // self.samples)

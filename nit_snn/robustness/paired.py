@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..compat import require
@@ -39,7 +40,7 @@ def mcnemar(first: Tensor, second: Tensor) -> Paired:
         second: The same of the other network.
 
     Raises:
-        ValueError: They are not of the same images.
+        ValueError: They are not of the same images, or not of True and False.
         ImportError: scipy is not installed; the message names the extra.
 
     Example:
@@ -51,6 +52,11 @@ def mcnemar(first: Tensor, second: Tensor) -> Paired:
         raise ValueError(
             "Two networks are compared on the same images, (N,) each, got "
             f"{tuple(first.shape)} and {tuple(second.shape)}."
+        )
+    if first.dtype != torch.bool or second.dtype != torch.bool:
+        raise ValueError(
+            "What is compared is whether each image is told right, True or False, got "
+            f"{first.dtype} and {second.dtype}. Compare classes with their labels first."
         )
     binomtest = require("scipy.stats", extra="robustness").binomtest
     ours, theirs = int((first & ~second).sum()), int((second & ~first).sum())

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ..auditing.surrogates import rectangle
-from ..neurons.base import noisy_neurons
+from ..neurons.base import check_module, noisy_neurons
+from ..two_passes import cuda_devices
 from .attacks import Attack, apgd, paper_attacks, square
 from .chance import worst_by_chance
 from .defender import Defender
 from .eot import EOTPGD, evaluating
 from .gradients import gradients
+from .inputs import check_counts, check_numbers, check_pixels, check_radius, checked_labels
 from .nattack import NAttack
 from .progress import bar
 from .verdict import Verdict, started
@@ -52,9 +54,15 @@ def paper(
         progress: Show a bar.
 
     Raises:
-        ValueError: The images are not grey, or not between 0 and 1.
+        TypeError: It is no defender, or images and labels are no tensors.
+        ValueError: The images are not grey, or not finite and between 0 and 1, labels are no
+            classes, or a number is out of range. Nothing was attacked.
     """
-    check_images(images, labels)
+    labels = check_images(defender, images, labels)
+    check_radius(eps, finite=True)
+    check_counts(steps=steps)
+    check_counts(2, samples=samples)
+    check_counts(0, iterations=iterations)
     judge = defender.deciding_by(1)
     options = {"surrogate": rectangle(1.0)} if len(gradients(defender)) > 1 else {}
     model = judge.classifier(**options)
@@ -124,9 +132,18 @@ def adaptive(
         progress: Show a bar.
 
     Raises:
-        ValueError: The images are not grey, or not between 0 and 1.
+        TypeError: It is no defender, or images and labels are no tensors.
+        ValueError: The images are not grey, or not finite and between 0 and 1, labels are no
+            classes, or a number is out of range. Nothing was attacked.
     """
-    check_images(images, labels)
+    labels = check_images(defender, images, labels)
+    check_radius(eps, finite=True)
+    check_counts(steps=steps, draws=draws, restarts=restarts, apgd_steps=apgd_steps)
+    check_counts(queries=queries, query_draws=query_draws)
+    check_counts(2, samples=samples)
+    check_counts(0, iterations=iterations, seed=seed)
+    if twin is not None:
+        check_module(twin)
     noisy = defender.noise and bool(noisy_neurons(defender.net))
     draws = draws if noisy else 1
     settings = {
@@ -185,20 +202,41 @@ def adaptive(
     return verdict
 
 
-def check_images(images: Tensor, labels: Tensor) -> None:
-    """Grey images between black and white, a label for each.
+def check_images(defender: Defender, images: Tensor, labels: Tensor) -> Tensor:
+    """Grey images between black and white, a label for each, that the defender could tell.
+
+    Args:
+        defender: Who is attacked.
+        images: (N, 1, H, W).
+        labels: (N,), integers.
+
+    Returns:
+        The labels, of 64 bits.
 
     Raises:
-        ValueError: They are not.
+        TypeError: There is no defender, or images and labels are no tensors.
+        ValueError: They are no such images and labels.
     """
+    if not isinstance(defender, Defender):
+        raise TypeError(
+            f"A Defender is attacked, got {type(defender).__name__}. It says by which rule a "
+            "network decides: Defender(net)."
+        )
+    check_numbers(images)
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"Labels must be a tensor (N,), got {type(labels).__name__}.")
     if images.dim() != 4 or images.shape[1] != 1 or labels.shape != images.shape[:1]:
         raise ValueError(
             "Grey images (N, 1, H, W) and labels (N,) are attacked here, got "
             f"{tuple(images.shape)} and {tuple(labels.shape)}. A network that takes another shape "
             "gets it from Defender(encode=...)."
         )
-    if not len(images) or images.min() < 0 or images.max() > 1:
-        raise ValueError("There must be images, with pixels between 0 and 1; see Defender(encode=)")
+    if not len(images):
+        raise ValueError("There must be images, at least one.")
+    check_pixels(images)
+    with torch.random.fork_rng(cuda_devices()), evaluating(defender.net), torch.no_grad():
+        classes = defender.classifier()(images[:1]).shape[1]
+    return checked_labels(images, labels, classes)
 
 
 def black_box(defender: Defender, settings: dict[str, Any]) -> dict[str, Attack]:
@@ -221,7 +259,9 @@ def attacked(attack: Attack, images: Tensor, labels: Tensor, eps: float) -> Tens
     """
     if not len(images):
         return images
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(cuda_devices()):
         found = attack(images.clone(), labels).detach()
     torch.rand(1)  # and go on from another place than before
+    if images.is_cuda:
+        torch.rand(1, device=images.device)
     return torch.maximum(torch.minimum(found, images + eps), images - eps).clamp(0, 1)

@@ -18,6 +18,7 @@ from .attacks import paper_attacks
 from .defender import Defender
 from .eot import EOTPGD, evaluating
 from .gradients import gradients
+from .inputs import check_radius
 from .progress import bar
 from .protocols import attacked, black_box, check_images
 from .verdict import Verdict, percent
@@ -58,13 +59,24 @@ def check(
         progress: Show a bar.
 
     Raises:
-        ValueError: The images are not grey, or not between 0 and 1.
+        TypeError: It is no verdict, no defender, or images and labels are no tensors.
+        ValueError: The images are not grey, or not finite and between 0 and 1, labels are no
+            classes, or the radii do not ascend. The verdict is as it was.
     """
-    check_images(images, labels)
+    labels = check_images(defender, images, labels)
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"A Verdict is checked, got {type(verdict).__name__}.")
+    if not epsilons:
+        raise ValueError("There must be radii for the curve: epsilons is empty.")
+    for eps in epsilons:
+        check_radius(eps, finite=True)
+    if any(b <= a for a, b in pairwise(epsilons)):
+        raise ValueError(f"epsilons must ascend, got {tuple(epsilons)}.")
     adaptive = verdict.protocol == "adaptive"
     judge = defender if adaptive else defender.deciding_by(1)
     settings = verdict.settings
     slack = _slack(len(labels))
+    checks: dict[str, Any] = {}  # all or none: a check that is missing looks like one that passed
 
     def accuracy(eps: float, steps: int, draws: int) -> float:
         made = _attack(verdict, defender, eps, steps, draws)
@@ -77,20 +89,20 @@ def check(
         curve |= {eps: accuracy(eps, steps, draws) for eps in epsilons}
         values = list(curve.values())
         rises = max((b - a for a, b in pairwise(values)), default=0.0)
-        verdict.checks["falls to zero"] = {
+        checks["falls to zero"] = {
             "passed": values[-1] <= 5.0 and rises <= slack,
             "curve": [{"eps": eps, "accuracy": value} for eps, value in curve.items()],
         }
         few, many = max(1, steps // 4), 2 * steps
         own = settings["eps"]
         by_steps = {n: accuracy(own, n, draws) for n in (few, many)}
-        verdict.checks["steps"] = {
+        checks["steps"] = {
             "passed": by_steps[many] <= by_steps[few] + slack,
             "accuracy_by_steps": {str(n): value for n, value in by_steps.items()},
         }
         if adaptive and draws > 1:
             by_draws = {n: accuracy(own, steps, n) for n in (2, 2 * draws)}
-            verdict.checks["draws"] = {
+            checks["draws"] = {
                 "passed": by_draws[2 * draws] <= by_draws[2] + slack,
                 "accuracy_by_draws": {str(n): value for n, value in by_draws.items()},
             }
@@ -100,11 +112,12 @@ def check(
             found[name] = percent(judge.right(attacked(attack, images, labels, own), labels))
             shown.update()
         white = curve.get(own, by_steps[many])
-        verdict.checks["black box"] = {
+        checks["black box"] = {
             "passed": white <= min(found.values()) + slack,
             "white_box": white,
             "accuracy": found,
         }
+    verdict.checks.update(checks)
 
 
 def compare(verdict: Verdict, stronger: Verdict) -> None:

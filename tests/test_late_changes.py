@@ -1,0 +1,98 @@
+"""What is changed after a learner was attached, and what is half done when something raises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from nit_snn import NITLearner, swap_neurons
+from nit_snn.checkpoint import Checkpoints
+from nit_snn.errors import AttachError, CarriedStateWarning, CheckpointError
+
+X = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
+
+
+def network(reset: str = "zero") -> nn.Sequential:
+    neuron = snn.Leaky(beta=0.5, init_hidden=True, reset_mechanism=reset)
+    return swap_neurons(nn.Sequential(nn.Linear(4, 6), neuron, nn.Linear(6, 3)))
+
+
+def step(net: nn.Module, learner: NITLearner) -> None:
+    with learner.record():
+        losses = net(learner.expand(X)).sum(1)
+    learner.backward(losses)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        ({"conditional": True}, "reset_mechanism", "subtract"),
+        ({"control": "readout"}, "inhibition", True),
+        ({"conditional": "pathwise"}, "reset_delay", False),
+    ],
+)
+def test_a_neuron_that_no_longer_suits_is_refused(
+    options: dict[str, Any], name: str, value: Any
+) -> None:
+    net = network()
+    learner = NITLearner(net, replicas=4, **options)
+    step(net, learner)
+    learner.reset()
+    setattr(net[1], name, value)
+    passes = learner.passes
+    with pytest.raises(AttachError, match="biased in: 1"):
+        step(net, learner)
+    assert learner.passes == passes
+
+
+def test_a_neuron_that_suits_as_well_goes_on() -> None:
+    net = network()
+    learner = NITLearner(net, replicas=4)
+    net[1].reset_mechanism = "subtract"
+    step(net, learner)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("conditional", True), ("baseline", "none"), ("control", "time")]
+)
+def test_options_that_were_checked_stay(name: str, value: Any) -> None:
+    net = network("subtract")
+    learner = NITLearner(net, replicas=4)
+    with pytest.raises(AttributeError, match=f"attach another with {name}="):
+        setattr(learner, name, value)
+    learner.nonfinite = "skip"
+    learner.rule = "nit-s"
+    step(net, learner)
+
+
+def test_the_membranes_of_a_pass_that_raised_are_told_of() -> None:
+    net = network()
+    learner = NITLearner(net, replicas=4)
+    with pytest.raises(KeyboardInterrupt), learner.record():
+        net(learner.expand(X))
+        raise KeyboardInterrupt
+    with pytest.warns(CarriedStateWarning, match="1 started this pass"):
+        step(net, learner)
+
+
+def test_a_checkpoint_that_nobody_could_read_is_not_saved(tmp_path: Path) -> None:
+    """And so it takes no good one's place."""
+    net = network()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    good = checkpoints.save({"epoch": 1}, net=net)
+    with pytest.raises(CheckpointError, match="progress must be a dict"):
+        checkpoints.save([2], net=net)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="no state_dict: epoch"):
+        checkpoints.save({}, net=net, epoch=2)  # type: ignore[arg-type]
+    assert checkpoints.paths == [good]
+    found = checkpoints.newest()
+    assert found is not None and found.progress == {"epoch": 1}
+    with pytest.raises(TypeError, match="settings must be a dict"):
+        Checkpoints(tmp_path, settings=[1])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="keep must be an integer"):
+        Checkpoints(tmp_path, keep=1.5)  # type: ignore[arg-type]
