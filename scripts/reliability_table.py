@@ -111,7 +111,7 @@ def counts(cases: Sequence[Case], files: Path = BENCHMARKS) -> str:
             (
                 "learning in one process, without a pause",
                 f"{soak['minutes']:g} minutes, {soak['steps']:,} steps, "
-                f"{soak['networks']:g} networks",
+                f"{soak['networks']:,.0f} networks",
                 f"{soak['rise']['mib']:+.1f} MiB and {soak['rise']['tensors']:+g} tensors from the "
                 "second quarter to the last",
                 "[soak](benchmarks/soak.json)",
