@@ -195,7 +195,8 @@ class Recording:
         held = drift if drift.requires_grad else None
         event = Event([call], drift.shape, drift.dtype, None, targets, held)
         mean = drift.detach()
-        if self.pathwise and not self.rehearsal and is_native() and fits(mean, noise):
+        compiled = self.pathwise and not self.rehearsal and is_native() and fits(mean, noise)
+        if compiled and _same_in_all_rows(mean, charge.threshold):
             return self._pathwise_call(trace, charge, event, drift, noise, sources)
         membrane = perturb(mean, neuron.sigma.detach(), noise)
         if self.rehearsal:
@@ -311,7 +312,8 @@ class Recording:
         seen = None
         if record is not None:
             seen = Watched(current[None], sigma.to(current.dtype), charge.threshold, levels)
-        if is_native() and fits(current, state, noise):
+        own = (lif.decay, lif.gain, charge.threshold)
+        if is_native() and fits(current, state, noise) and _same_in_all_rows(current, *own):
             membrane, spikes = torch.empty_like(current), torch.empty_like(current)
             into = {"membranes": membrane, "spikes": spikes, **(told(seen) or {})}
             given = (lif, charge.threshold, sigma, into)
@@ -622,6 +624,14 @@ class Recording:
         if neuron in self.binary:
             Emitted.mark(spikes, trace.train, spikes.dim() > trace.dimensions, packed)
         return spikes
+
+
+def _same_in_all_rows(like: Tensor, *values: float | Tensor) -> bool:
+    """Whether parameters are those of the neurons of `like`, (N, *), which compiled loops ask for.
+
+    A threshold that goes with the rows is torch's alone.
+    """
+    return all(not isinstance(x, Tensor) or x.dim() < like.dim() or x.shape[0] == 1 for x in values)
 
 
 def _whole(current: Current) -> Tensor:

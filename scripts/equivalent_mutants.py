@@ -8,6 +8,9 @@ _SUMMED = (
 
 _ASSERTION = "An assertion of what its callers see to: it never fails, and neither does this."
 _GROUPED = "How many steps are worked out at once: the same numbers in other pieces."
+_THREADS = "Among how many threads the work is shared out: the same numbers."
+_ROUND = "How often a row's parameters are written one after the other: the same numbers for each."
+_CACHED = "How much is remembered, not to make it again: the same in more or less time."
 _ALIKE = "All steps are alike here, and there are two at least."
 
 EQUIVALENT: dict[str, dict[str, str]] = {
@@ -44,14 +47,35 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "0 -> 1 in found[name] = None if values[0] is None else torch.cat(values)": "There are two "
         "parts at least, and what one has the others have.",
     },
+    "nit_snn.pathwise": {
+        "0.0 -> 1.0 in jump: float | Tensor = 0.0": "Where time is followed, each neuron says what "
+        "a spike adds; elsewhere it is not read.",
+    },
+    "nit_snn.control_steps": {
+        "7 -> 8 in return (None,) * 7": "torch takes one None too many for none.",
+        "wants_membrane and link is not None -> wants_membrane or link is not None in "
+        "drifts[0] * link.carry if wants_membrane and link is not None else None,": "What nobody "
+        "wants is thrown away, and who wants it has a link.",
+    },
     "nit_snn.gather": {
         "event.static or len(steps) == len(calls) -> event.static and len(steps) == len(calls) in "
         "whole = event.static or len(steps) == len(calls)": "A static sequence comes in one piece "
         "of all steps; and to name all steps is to name none.",
     },
+    "nit_snn.native.arguments": {
+        "1 -> 2 in return neurons * max(1, _BLOCK // neurons)": _ROUND,
+        "1024 -> 1025 in _BLOCK = 1024": _ROUND,
+        "1 -> 2 in neurons = max(1, math.prod(inner))": _ROUND,
+        "64 -> 65 in @lru_cache(maxsize=64)": _CACHED,
+        "17 -> 18 in _ENOUGH = 2**17": _THREADS,
+    },
+    "nit_snn.native.build": {
+        "120.0 -> 121.0 in _PATIENCE = 120.0": "A compiler that hangs is given up a second later.",
+        "16 -> 17 in return hashlib.sha256(whole.encode()).hexdigest()[:16]": "The file's name is "
+        "longer by a digit.",
+    },
     "nit_snn.native.steps": {
-        "count * steps -> count / steps in threads=threads(count * steps),": "Among how many "
-        "threads the work is shared out: the same numbers.",
+        "count * steps -> count / steps in threads=threads(count * steps),": _THREADS,
         "0 -> 1 in slot: int = 0,": "Who wants bits names the slot; without them it is not read.",
         "len(current) in (1, steps) and state.shape == current.shape[1:] -> "
         "len(current) in (1, steps) or state.shape == current.shape[1:] in "

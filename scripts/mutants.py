@@ -7,8 +7,9 @@ by one, a `not` left out, min for max. Each is tried in a process of its own, wh
 changed module in place of the true one and runs the tests that are named for it until the first
 that fails. After each module, its row in --output is written: how many were killed, which were
 not, and why that is no gap in the tests (`equivalent_mutants.py`; looked at one by one). With
---again, those that a test was added for are tried once more. Needs a system that can fork;
-frameworks are imported once.
+--again, those that a test was added for are tried once more, by the tests that -k picks; with
+--more, a module's sample is made larger, where the module is as it was. Needs a system that can
+fork; frameworks are imported once.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import os
 import platform
 import random
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -161,8 +163,15 @@ class Unshrunk:
         settings.load_profile("mutants")
 
 
-def survives(name: str, source: str, limit: int) -> bool:
-    """Whether all tests pass with the changed module, within `limit` seconds of a CPU."""
+def survives(name: str, source: str, limit: int, only: str | None = None) -> bool:
+    """Whether all tests pass with the changed module, within `limit` seconds of a CPU.
+
+    Args:
+        name: The module.
+        source: What is imported in its place.
+        limit: How long.
+        only: See pytest's `-k`.
+    """
     child = os.fork()
     if child == 0:
         with open(os.devnull, "w") as nothing:
@@ -171,6 +180,7 @@ def survives(name: str, source: str, limit: int) -> bool:
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         sys.meta_path.insert(0, Changed(name, source))
         options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", *tests_of(name)]
+        options += [] if only is None else ["-k", only]
         with contextlib.suppress(BaseException):
             os._exit(int(pytest.main(options, plugins=[Unshrunk()])))
         os._exit(1)
@@ -178,10 +188,12 @@ def survives(name: str, source: str, limit: int) -> bool:
     return status == 0
 
 
-def tried(name: str, numbers: Sequence[int], until: float) -> dict[str, Any]:
+def tried(
+    name: str, numbers: Sequence[int], until: float, only: str | None = None
+) -> dict[str, Any]:
     """Tries the changes of a module with these numbers, one by one, as long as there is time."""
     source, before = path_of(name).read_text(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    if not survives(name, source, 900):
+    if not survives(name, source, 900, only):
         sys.exit(f"The tests of {name} fail without any change.")
     took = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before.ru_utime
     killed, survivors = 0, []
@@ -189,7 +201,7 @@ def tried(name: str, numbers: Sequence[int], until: float) -> dict[str, Any]:
         if time.monotonic() > until:
             break
         changed, (line, what) = mutated(source, number)
-        lives = survives(name, changed, round(30 + 2 * took))
+        lives = survives(name, changed, round(30 + 2 * took), only)
         print(f"{'SURVIVED' if lives else 'killed'} {name} line {line}: {what}", flush=True)
         killed += not lives
         if lives:
@@ -197,8 +209,11 @@ def tried(name: str, numbers: Sequence[int], until: float) -> dict[str, Any]:
     return {"tried": killed + len(survivors), "killed": killed, "survivors": survivors}
 
 
-def once_more(name: str, row: dict[str, Any], until: float) -> dict[str, Any]:
-    """A module's row, after those that survived and are not explained were tried again."""
+def once_more(name: str, row: dict[str, Any], until: float, only: str | None) -> dict[str, Any]:
+    """A module's row, after those that survived and are not explained were tried again.
+
+    They survived all tests that there were, so that `only` those added since need be run.
+    """
     explained = [s for s in row["survivors"] if s["change"] in EQUIVALENT.get(name, {})]
     again = {(s["line"], s["change"]) for s in row["survivors"] if s not in explained}
     if not again:
@@ -210,7 +225,7 @@ def once_more(name: str, row: dict[str, Any], until: float) -> dict[str, Any]:
     if missed:
         places = "; ".join(f"line {line}: {change}" for line, change in sorted(missed))
         sys.exit(f"{name} has changed; try all of it again. No longer there: {places}")
-    found = tried(name, numbers, until)
+    found = tried(name, numbers, until, only)
     if found["tried"] < len(numbers):
         sys.exit(f"There was not enough time for {name}.")
     survivors = explained + found["survivors"]
@@ -219,9 +234,23 @@ def once_more(name: str, row: dict[str, Any], until: float) -> dict[str, Any]:
     return {**row, "command": command, "killed": killed, "survivors": survivors}
 
 
+def further(name: str, row: dict[str, Any], sample: int | None, until: float) -> dict[str, Any]:
+    """A module's row, with those that come after the ones tried so far, up to `sample` in all."""
+    source, numbers = path_of(name).read_text(), order(row["places"], row["seed"])
+    same = len(list(sites(ast.parse(source)))) == row["places"]
+    before = {mutated(source, n)[1] for n in numbers[: row["tried"]]} if same else set()
+    if not same or any((s["line"], s["change"]) not in before for s in row["survivors"]):
+        sys.exit(f"{name} has changed; try all of it again.")
+    if not numbers[row["tried"] : sample]:
+        return row
+    found = tried(name, numbers[row["tried"] : sample], until)
+    command = f"{row['command']}; {called()}"
+    return {**row, "command": command, **{key: row[key] + found[key] for key in found}}
+
+
 def called() -> str:
     """The command that runs this."""
-    return " ".join(["python", *sys.argv])
+    return shlex.join(["python", *sys.argv])
 
 
 def order(places: int, seed: int) -> list[int]:
@@ -256,9 +285,13 @@ def main() -> None:
     add("--seed", type=int, default=0)
     add("--modules", nargs="+", choices=TESTS, default=list(TESTS), metavar="MODULE")
     add("--again", action="store_true", help="only those that survived and are not explained")
+    add("-k", dest="only", metavar="TESTS", help="with --again: of the tests, as pytest has it")
+    add("--more", action="store_true", help="only those that were not tried, up to --sample in all")
     add("--minutes", type=float, default=float("inf"), help="begin no other mutant after so long")
     add("--output", type=Path, default=ROOT / "docs" / "benchmarks" / "mutants.json")
     args = parser.parse_args()
+    if args.only is not None and not args.again:
+        parser.error("-k goes with --again")
     import snntorch  # noqa: F401  (once, not once for each mutant)
     from spikingjelly.activation_based import functional, layer, neuron  # noqa: F401
 
@@ -266,9 +299,13 @@ def main() -> None:
     for name in args.modules:
         if time.monotonic() > until:
             break
-        if args.again:
+        if args.again or args.more:
             row = json.loads(args.output.read_text())["modules"][name]
-            keep(name, once_more(name, row, until), args.output)
+            if args.again:
+                row = once_more(name, row, until, args.only)
+            else:
+                row = further(name, row, args.sample, until)
+            keep(name, row, args.output)
             continue
         places = len(list(sites(ast.parse(path_of(name).read_text()))))
         row = tried(name, order(places, args.seed)[: args.sample], until)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import nit_snn.conditioned
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.conditioned import Conditioning
+from nit_snn.firing import Firing
+from nit_snn.pathwise import carried
 from nit_snn.robustness import NoisyClassifier
 
 OPTIONS: list[dict[str, Any]] = [
@@ -175,3 +177,10 @@ def test_gradients_of_images(control: str, count: list[int]) -> None:
         found.append(images.grad)
     assert count[0] == 2
     torch.testing.assert_close(*found)
+
+
+def test_a_membrane_carries_on_no_less_than_nothing() -> None:
+    """However far rounding has brought the noise to the other side of the threshold."""
+    firing = Firing(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0, -1.0, 3.0]))
+    told = carried(firing, torch.tensor([0.5, -0.5, 3.0]), wiped=False, learn_sigma=False)
+    assert torch.equal(told.drift, torch.zeros(3))

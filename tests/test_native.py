@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import platform
+import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +34,14 @@ from nit_snn.native.settle import collect_and_settle
 from nit_snn.neurons.base import Lif
 from nit_snn.settling import Entry, settle
 
-pytestmark = pytest.mark.skipif(isinstance(build.loops(), str), reason="no C++ compiler")
+#: Where the loops have to be there, so that to lack them is no reason to skip their tests.
+SURE = (
+    sys.platform == "linux"
+    and platform.machine() in ("x86_64", "aarch64")
+    and any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+)
+LACKING = not SURE and isinstance(build.loops(), str)
+pytestmark = pytest.mark.skipif(LACKING, reason="no C++ compiler")
 STEPS, REPLICAS, BATCH = 5, 4, 3
 ROWS = REPLICAS * BATCH
 #: Fewer neurons than a vector, more than a block, and two dimensions of them.
@@ -623,6 +634,29 @@ def test_what_is_compiled_is_kept_where_nobody_else_writes(
     folder.chmod(0o777)  # whose library may that be now?
     assert isinstance(anew(), ctypes.CDLL)
     assert [path.name for path in (tmp_path / "own").iterdir()] == [library.name]
+
+
+def test_without_another_place_it_is_kept_in_the_home(
+    anew: Callable[[], ctypes.CDLL | str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert isinstance(anew(), ctypes.CDLL)
+    assert len(list((tmp_path / ".cache" / "nit_snn").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "elsewhere"), [("sys", {"byteorder": "big"}), ("os", {"name": "nt"})]
+)
+def test_elsewhere_nothing_is_compiled(
+    module: str,
+    elsewhere: dict[str, str],
+    anew: Callable[[], ctypes.CDLL | str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build, module, SimpleNamespace(**elsewhere))
+    found = anew()
+    assert isinstance(found, str) and "little-endian processors under POSIX" in found
 
 
 def test_without_a_home_it_is_compiled_for_this_process(

@@ -8,17 +8,17 @@ import pytest
 import snntorch as snn
 import torch
 from spikingjelly.activation_based import functional, neuron
-from test_native import compare
+from test_native import LACKING, compare
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.conditioned import Conditioned
 from nit_snn.memory import Room
-from nit_snn.native import build
+from nit_snn.native import arguments
 from nit_snn.native.layer import NativeLayer
 from nit_snn.native.settle import collect_and_settle
 
-pytestmark = pytest.mark.skipif(isinstance(build.loops(), str), reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(LACKING, reason="no C++ compiler")
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -93,6 +93,56 @@ def test_no_row_is_no_reason_to_die() -> None:
     rest = torch.zeros(4, 0, 7)
     steps = Conditioned(rest, None, rest, None, None, rest, rest, rest, None, rest)
     assert collect_and_settle(steps, rest, None, 0.5, 4, True) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "inner"),
+    [
+        ((2,), (2,)),
+        ((1, 2), (2,)),
+        ((1, 1, 3), (3,)),
+        ((2, 1), (2, 3)),
+        ((3,), (2, 3)),
+        ((1, 3), (2, 3)),
+        ((1, 2, 3), (2, 3)),
+        ((1, 2, 1, 1), (2, 3, 4)),
+        ((1500,), (1500,)),
+    ],
+    ids=str,
+)
+def test_a_parameter_is_that_of_its_neuron(shape: tuple[int, ...], inner: tuple[int, ...]) -> None:
+    """Two neurons with one each, too; and in whole rows."""
+    value = torch.rand(shape)
+    rows = arguments.repeated(value, torch.Size(inner)).unflatten(0, (-1, *inner))
+    assert torch.equal(rows, value.view(shape[-len(inner) :]).expand_as(rows))
+
+
+def test_a_parameter_of_each_sample_is_not_that_of_the_first() -> None:
+    with pytest.raises(RuntimeError):
+        arguments.repeated(torch.rand(4, 3), torch.Size([3]))
+
+
+class Rows(nn.Module):
+    """Each row has a threshold or a decay of its own."""
+
+    def __init__(self, own: str) -> None:
+        super().__init__()
+        values: dict[str, Any] = {"beta": 0.8, "threshold": 0.3, own: torch.rand(32, 7) * 0.3 + 0.2}
+        self.synapse, self.readout = nn.Linear(5, 7), nn.Linear(7, 3)
+        self.neurons = snn.Leaky(**values, init_hidden=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.neurons.reset_mem()
+        return sum(self.readout(self.neurons(self.synapse(x))) for _ in range(3))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("own", ["threshold", "beta"])
+def test_rows_may_differ(
+    own: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they do by torch; compiled loops read what all rows have in common."""
+    compare(lambda: Rows(own), monkeypatch, **options)
 
 
 class Lapicque(nn.Module):

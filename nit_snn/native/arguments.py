@@ -58,6 +58,9 @@ def repeated(value: float | Tensor, inner: torch.Size) -> Tensor:
     Args:
         value: A scalar, or broadcasting to `inner`.
         inner: (*), the neurons of a row.
+
+    Raises:
+        RuntimeError: The value goes with the rows, (N, *).
     """
     length = period(inner)
     if not isinstance(value, Tensor) or value.numel() == 1:
