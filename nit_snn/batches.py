@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError
+from .plain_numbers import is_whole
 from .saved_state import anything, check, count, same
 
 
@@ -28,7 +29,7 @@ class Batches:
         done: How many batches of the running one were handed out.
 
     Raises:
-        ValueError: There is not one batch in an epoch.
+        ValueError: There is not one batch in an epoch, or a number is no integer.
 
     Example:
         >>> batches = Batches(5, 2)
@@ -37,10 +38,12 @@ class Batches:
     """
 
     def __init__(self, count: int, size: int, *, drop_last: bool = False) -> None:
+        for name, number in (("count", count), ("size", size)):
+            if not is_whole(number):
+                raise ValueError(f"{name} must be an integer, got {number!r}.")
         if size < 1 or count < (size if drop_last else 1):
             raise ValueError(f"{count} rows make no batch of {size}.")
-        self.count = count
-        self.size = size
+        self.count, self.size = int(count), int(size)
         self.drop_last = drop_last
         self.epoch = self.done = 0
         self._generator: Tensor | None = None

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from .errors import CheckpointError, DamagedCheckpointError, DamagedCheckpointWarning
+from .plain_numbers import is_whole
 from .saved_state import same
 
 _FORMAT = 1
@@ -134,12 +135,12 @@ class Checkpoints:
         keep: int = 2,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        if not is_whole(keep) or keep < 1:
             raise ValueError(f"keep must be an integer of at least 1, got {keep!r}.")
         if not isinstance(settings, dict | None):
             raise TypeError(f"settings must be a dict or None, got {type(settings).__name__}.")
         self.directory = Path(directory)
-        self.keep = keep
+        self.keep = int(keep)
         self.settings = settings
         self._damaged: set[Path] = set()
         self._saved_at = time.monotonic()

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .plain_numbers import is_whole
+
 _MARK = "_nit_expansion"
 
 
@@ -100,7 +102,7 @@ def check_batch(tensors: Sequence[Tensor], dim: int) -> None:
     if not tensors or not all(isinstance(x, Tensor) for x in tensors):
         kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
         raise TypeError(f"expand() takes tensors, got {kinds}.")
-    if type(dim) is not int or any(not 0 <= dim < x.dim() for x in tensors):
+    if not is_whole(dim) or any(not 0 <= dim < x.dim() for x in tensors):
         shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
         raise ValueError(f"expand(dim={dim}) needs that dimension in all of: {shapes}.")
     if len({x.shape[dim] for x in tensors}) > 1:

@@ -44,6 +44,7 @@ from .neurons.base import NoisyNeuron, check_module, noisy_neurons
 from .noise import Noise
 from .noise_source import NoiseSource
 from .pass_checks import check_steps
+from .plain_numbers import plain
 from .planning import Plan, Planner
 from .recording import Recording
 from .replicas import ReplicaController, snr
@@ -53,7 +54,7 @@ from .taps import Tap
 from .told import Told
 from .two_passes import cuda_devices, in_two_passes
 
-#: Options that cannot be changed later; `rule`, `nonfinite` and the bounds can.
+#: Options that cannot be changed later; `rule` and those of `_CHECKED` can.
 _FIXED = {
     "antithetic",
     "baseline",
@@ -64,7 +65,16 @@ _FIXED = {
     "learn_sigma",
     "memory",
     "noise",
+    "replica_bounds",
     "sobol",
+    "target_snr",
+}
+
+#: Those that can, and what they have to be.
+_CHECKED: dict[str, Callable[[Any], None]] = {
+    "nonfinite": option_checks.check_nonfinite,
+    "sigma_bounds": lambda bounds: option_checks.check_learned_levels(True, bounds),
+    "weight_bounds": option_checks.check_weight_bounds,
 }
 
 
@@ -192,10 +202,13 @@ class NITLearner:
         route: str = "auto",
         nonfinite: str = "raise",
     ) -> None:
-        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "net")}
+        self._arguments = {k: plain(v) for k, v in locals().items() if k not in ("self", "net")}
         check_module(net)
         self._neurons = noisy_neurons(net)
         option_checks.check_all(self._arguments, len(self._neurons))
+        replicas, seed, target_snr = plain((replicas, seed, target_snr))
+        replica_bounds, sigma_bounds = plain(replica_bounds), plain(sigma_bounds)
+        weight_bounds, memory_limit = plain(weight_bounds), plain(memory_limit)
         self._controller: ReplicaController | None = None
         if replicas == "auto":
             self._controller = ReplicaController(replica_bounds, target_snr)
@@ -273,11 +286,16 @@ class NITLearner:
         self._expansions_used = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _FIXED and "_told" in vars(self):
+        attached = "_told" in vars(self)
+        unboxed = attached and self._projection is None  # no optimizer's step would be followed
+        if attached and (name in _FIXED or (name == "weight_bounds" and unboxed)):
             raise AttributeError(
                 f"{name} was checked against the network when the learner was attached. Close it, "
                 f"and attach another with {name}={value!r}."
             )
+        if attached and name in _CHECKED:
+            _CHECKED[name](value)
+            value = plain(value)
         super().__setattr__(name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -309,7 +327,9 @@ class NITLearner:
 
     @passes.setter
     def passes(self, passes: int) -> None:
-        self._source.passes = passes
+        if not saved_state.count(plain(passes)):
+            raise ValueError(f"passes must be an integer from 0 on, got {passes!r}.")
+        self._source.passes = plain(passes)
 
     @property
     def replicas(self) -> int:
@@ -843,7 +863,12 @@ class NITLearner:
         self._enabled = True
 
     def disable(self) -> None:
-        """Makes `record` and `backward` do nothing but run the network and average the loss."""
+        """Makes `record` and `backward` do nothing but run the network and average the loss.
+
+        Raises:
+            RecordingError: It is called inside `record()`.
+        """
+        self._check_not_running("disable")
         self._enabled = False
         self._drop()
 
@@ -857,7 +882,12 @@ class NITLearner:
             neuron.reset_state()
 
     def close(self) -> None:
-        """Detaches the learner; the network stays as it is, and can get another one."""
+        """Detaches the learner; the network stays as it is, and can get another one.
+
+        Raises:
+            RecordingError: It is called inside `record()`.
+        """
+        self._check_not_running("close")
         self._drop()
         self._closed = True
         if self._projection is not None:
@@ -878,7 +908,9 @@ class NITLearner:
         Raises:
             CheckpointError: An entry is missing or no such thing, or its options differ from
                 this learner's. Nothing was changed.
+            RecordingError: It is called inside `record()`.
         """
+        self._check_not_running("load_state_dict")
         options = self._options()
         entries: dict[str, Any] = {
             "rule": lambda rule: type(rule) is str and rule in rules.NAMES,
@@ -940,6 +972,13 @@ class NITLearner:
         if control:
             self._controlled = {n for n, m in self._neurons.items() if m in control}
         return control, explained
+
+    def _check_not_running(self, name: str) -> None:
+        if self._running:
+            raise RecordingError(
+                f"{name}() inside a recorded pass would take what it records away. Call it before "
+                "the pass, or after it."
+            )
 
     def _check_open(self) -> None:
         if self._closed:

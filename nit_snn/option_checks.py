@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import baselines, control
 from .errors import AttachError
 from .memory import MODES
+from .plain_numbers import is_number, is_whole
 
 #: What becomes of a bad batch. "write" is for `torch.amp.GradScaler`, which looks by itself.
 POLICIES = ("raise", "skip", "write")
@@ -30,9 +31,10 @@ def check_all(options: Mapping[str, Any], layers: int) -> None:
     layerwise, causal = given["layerwise"], given["causal"]
     check_types(antithetic=antithetic, sobol=sobol, layerwise=layerwise, causal=causal)
     check_seed(given["seed"])
-    if replicas == "auto":
+    auto = isinstance(replicas, str) and replicas == "auto"
+    if auto:
         check_replica_bounds(bounds, given["target_snr"])
-    fewest = bounds[0] if replicas == "auto" else replicas
+    fewest = bounds[0] if auto else replicas
     check_options(fewest, baseline, antithetic, given["route"])
     check_sampling(fewest, baseline, antithetic, sobol, layerwise, causal, control_name, layers)
     if layerwise and replicas == "auto":
@@ -48,13 +50,13 @@ def check_all(options: Mapping[str, Any], layers: int) -> None:
 
 
 def check_options(replicas: int, baseline: str, antithetic: bool, route: str) -> None:
-    if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+    if not is_whole(replicas) or replicas < 1:
         raise AttachError(f"replicas must be a positive integer, got {replicas!r}.")
     for option, value, allowed in (
         ("baseline", baseline, baselines.NAMES),
         ("route", route, ("auto", "general")),
     ):
-        if value not in allowed:
+        if not _is_one_of(value, allowed):
             raise AttachError(f"{option} must be one of {allowed}, got {value!r}.")
     if antithetic and replicas % 2:
         raise AttachError(f"antithetic pairs need an even number of replicas, got {replicas}.")
@@ -73,26 +75,26 @@ def check_types(**flags: Any) -> None:
 
 
 def check_seed(seed: Any) -> None:
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise AttachError(f"seed must be an integer or None, got {seed!r}.")
+    if seed is not None and not (is_whole(seed) and -(2**63) <= seed < 2**63):
+        raise AttachError(f"seed must be an integer of 64 bits, or None, got {seed!r}.")
 
 
 def check_nonfinite(policy: str) -> None:
-    if policy not in POLICIES:
+    if not _is_one_of(policy, POLICIES):
         raise AttachError(f"nonfinite must be one of {POLICIES}, got {policy!r}.")
 
 
 def check_conditional(conditional: bool | str) -> None:
-    if conditional not in (False, True, "pathwise"):
+    if not _is_one_of(conditional, (False, True, "pathwise")):
         raise AttachError(f"conditional must be False, True or 'pathwise', got {conditional!r}.")
 
 
 def check_memory(
     mode: str, limit: int | None, conditional: bool | str, control_name: str, replicas: int | str
 ) -> None:
-    if mode not in MODES:
+    if not _is_one_of(mode, MODES):
         raise AttachError(f"memory must be one of {MODES}, got {mode!r}.")
-    if limit is not None and not (_is_number(limit) and limit > 0):
+    if limit is not None and not (is_number(limit) and limit > 0):
         raise AttachError(f"memory_limit must be a positive number of bytes, got {limit!r}.")
     if mode == "bits" and conditional:
         raise AttachError(
@@ -109,7 +111,7 @@ def check_memory(
 
 
 def check_control(name: str, baseline: str, conditional: bool | str) -> None:
-    if name not in control.NAMES:
+    if not _is_one_of(name, control.NAMES):
         raise AttachError(f"control must be one of {control.NAMES}, got {name!r}.")
     if name != "none" and baseline != "leave-one-out":
         raise AttachError(
@@ -160,7 +162,7 @@ def check_sampling(
 
 
 def check_noise(noise: str, sobol: bool) -> None:
-    if noise not in ("fresh", "table"):
+    if not _is_one_of(noise, ("fresh", "table")):
         raise AttachError(f"noise must be 'fresh' or 'table', got {noise!r}.")
     if noise == "table" and sobol:
         raise AttachError("sobol=True makes points of its own; it goes with noise='fresh' only.")
@@ -179,12 +181,12 @@ def check_distributed(
 
 
 def check_replica_bounds(bounds: tuple[int, int], target: float) -> None:
-    whole = _is_pair(bounds) and all(isinstance(bound, int) for bound in bounds)
+    whole = _is_pair(bounds) and all(is_whole(bound) for bound in bounds)
     if not whole or not 2 <= bounds[0] <= bounds[1] or any(b & (b - 1) for b in bounds):
         raise AttachError(
             f"replica_bounds must be powers of two with 2 <= fewest <= most, got {bounds}."
         )
-    if not (_is_number(target) and 0 < target < float("inf")):
+    if not (is_number(target) and 0 < target < float("inf")):
         raise AttachError(f"target_snr must be positive and finite, got {target!r}.")
 
 
@@ -194,17 +196,16 @@ def check_weight_bounds(bounds: tuple[float, float] | None) -> None:
 
 
 def check_learned_levels(learn_sigma: bool | str, bounds: tuple[float, float]) -> None:
-    if learn_sigma not in (True, False, "shared"):
+    if not _is_one_of(learn_sigma, (True, False, "shared")):
         raise AttachError(f"learn_sigma must be True, False or 'shared', got {learn_sigma!r}.")
     if not (_is_pair(bounds) and 0 < bounds[0] <= bounds[1] < float("inf")):
         raise AttachError(f"sigma_bounds must be 0 < smallest <= largest, got {bounds}.")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_one_of(value: Any, allowed: Sequence[bool | str]) -> bool:
+    """Also of what cannot be compared, such as a tensor."""
+    return isinstance(value, (bool, str)) and value in allowed
 
 
 def _is_pair(value: Any) -> bool:
-    return (
-        isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_number(v) for v in value)
-    )
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(is_number(v) for v in value)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .firing import Firing
+from .plain_numbers import is_whole, plain
 from .saved_state import check, count, number
 
 NAMES = ("nit", "nit-s")
@@ -166,15 +167,14 @@ class NITSPlus:
         if (after is None) == (patience is None):
             raise ValueError("NITSPlus takes either after= or patience=.")
         counted = after if patience is None else patience
-        if not isinstance(counted, int) or counted < 1:
+        if counted is None or not is_whole(counted) or counted < 1:
             raise ValueError(
                 f"It must be a positive integer, got after={after}, patience={patience}."
             )
         if not hasattr(learner, "rule"):
             raise TypeError(f"NITSPlus takes a NITLearner, got {type(learner).__name__}.")
         self.learner = learner
-        self.after = after
-        self.patience = patience
+        self.after, self.patience = plain((after, patience))
         self.steps = 0
         self.best = math.inf
         self.waited = 0
@@ -194,20 +194,22 @@ class NITSPlus:
             loss: With `patience`, what is watched, usually a validation loss.
 
         Raises:
-            ValueError: There is no loss, or one that is not finite, where it is needed.
+            ValueError: There is no loss, or one that is not finite, where it is needed. The step
+                is not counted.
         """
         if not self.switched:
-            self.steps += 1
             if self.patience is not None:
                 self._watch(loss)
+            self.steps += 1
         if self.switched:
             self.learner.rule = "nit"
 
     def _watch(self, loss: float | Tensor | None) -> None:
-        if loss is None or not math.isfinite(loss):
-            raise ValueError(f"patience= needs a finite loss at each step, got {loss}.")
-        fell = self.best == math.inf or float(loss) < self.best - 0.01 * abs(self.best)
-        self.best = min(self.best, float(loss))
+        value = _finite(loss)
+        if value is None:
+            raise ValueError(f"patience= needs a finite loss at each step, got {loss!r}.")
+        fell = self.best == math.inf or value < self.best - 0.01 * abs(self.best)
+        self.best = min(self.best, value)
         self.waited = 0 if fell else self.waited + 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,3 +226,11 @@ class NITSPlus:
         self.steps, self.best = state["steps"], state["best"]
         self.waited = state["waited"]
         self.learner.rule = "nit" if self.switched else "nit-s"
+
+
+def _finite(loss: Any) -> float | None:
+    """The loss, if it is one finite number; of a tensor or an array, too."""
+    try:
+        return float(loss) if math.isfinite(loss) else None
+    except (RuntimeError, TypeError, ValueError):
+        return None

@@ -11,8 +11,10 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import snntorch as snn
 import torch
 import torch.nn.functional as F
@@ -20,13 +22,16 @@ from conftest import SnnTorchNet, SpikingJellyNet
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
-from nit_snn import NITLearner, NITSPlus, audit, noise_off, restore_neurons, swap_neurons
+from nit_snn import NITLearner, NITSPlus, audit, datasets, noise_off, restore_neurons, swap_neurons
+from nit_snn.batches import Batches
+from nit_snn.checkpoint import Checkpoints
 from nit_snn.errors import (
     AttachError,
     AuditError,
     BiasWarning,
     CarriedStateWarning,
     CheckpointError,
+    ClassifierError,
     CurrentError,
     LossError,
     MisuseWarning,
@@ -39,9 +44,28 @@ from nit_snn.errors import (
 )
 from nit_snn.neurons import NoisyActivation
 from nit_snn.probe import probe
+from nit_snn.robustness import (
+    EOTPGD,
+    AdversarialExpand,
+    Certificate,
+    Defender,
+    NAttack,
+    NoisyClassifier,
+    Verdict,
+    adaptive,
+    certify_noise,
+    certify_smoothing,
+    check,
+    loss_of_mean,
+    mcnemar,
+    paper,
+    sensitivity,
+    worst_by_chance,
+)
 
 X, Y = torch.linspace(-1, 3, 20).view(5, 4), torch.tensor([0, 1, 2, 0, 1])
 NAN, INF = float("nan"), float("inf")
+IMAGES = torch.linspace(0, 1, 20).view(5, 1, 2, 2)
 
 
 @dataclass(frozen=True)
@@ -413,13 +437,146 @@ def two_learners() -> None:
     del first
 
 
-A, R, L, S, P, N = (
+class NaNs(nn.Module):
+    """A model that has gone wrong."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.full((len(images), 3), NAN)
+
+
+class ThresholdedSkip(nn.Module):
+    """The image reaches the logits past the noise, on a way that has no derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif, self.readout = nn.Linear(4, 6), leaky(), nn.Linear(6, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.flatten(1)
+        out: Tensor = self.readout(self.lif(self.fc(x))) + 10 * (x[:, :3] > 0.5).float()
+        return out
+
+
+class NormsFirst(nn.Module):
+    """All layers are registered before the neurons; the second norm runs behind the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.norm1 = nn.Linear(4, 6), nn.BatchNorm1d(6)
+        self.fc2, self.norm2 = nn.Linear(6, 3), nn.BatchNorm1d(3)
+        self.lif1, self.lif2 = leaky(), leaky()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.lif2(self.norm2(self.fc2(self.lif1(self.norm1(self.fc1(x))))))
+        return out
+
+
+def grey() -> nn.Sequential:
+    """Takes images (N, 1, 2, 2); one noisy layer and a readout."""
+    return spiking(nn.Flatten(), nn.Linear(4, 6), leaky(), nn.Linear(6, 3))
+
+
+def classifier(**options: Any) -> NoisyClassifier:
+    return NoisyClassifier(grey(), **options)
+
+
+def attacked_by(protocol: Callable[..., Any], x: Any = IMAGES, y: Any = Y, **options: Any) -> None:
+    """Whatever is wrong is told before anything random is drawn."""
+    defender = Defender(grey())
+    before = torch.get_rng_state()
+    try:
+        protocol(defender, x, y, **options)
+    finally:
+        assert torch.equal(torch.get_rng_state(), before), "an attack had begun"
+
+
+def inside(act: Callable[[NITLearner], object]) -> None:
+    learner = attach()
+    with learner.record():
+        learner.net(learner.expand(X))
+        act(learner)
+
+
+def option_changed() -> None:
+    attach(control="readout").control = "none"
+
+
+def reset_changed() -> None:
+    net = spiking(nn.Linear(4, 3), leaky(reset_mechanism="zero"))
+    learner = attach(net, conditional=True)
+    net[1].reset_mechanism = "subtract"
+    train(learner)
+
+
+def carried_after_an_error() -> None:
+    net = spiking()
+    learner = attach(net)
+    try:
+        with learner.record():
+            net(learner.expand(X))
+            raise KeyError
+    except KeyError:
+        train(learner)
+
+
+def certified_while_recorded() -> None:
+    net = grey()
+    learner = attach(net)
+    with learner.record():
+        sensitivity(NoisyClassifier(net), IMAGES[:1])
+
+
+def checked(epsilons: tuple[float, ...]) -> None:
+    verdict = Verdict("paper", 0.0, settings={"steps": 1, "draws": 1, "eps": 0.1})
+    try:
+        check(verdict, Defender(grey()), IMAGES, Y, epsilons=epsilons)
+    finally:
+        assert not verdict.checks
+
+
+def saved(progress: Any) -> None:
+    """What was saved before is still there."""
+    with TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(folder, keep=1)
+        good = checkpoints.save({"epoch": 1}, net=plain())
+        try:
+            checkpoints.save(progress, net=plain())
+        finally:
+            assert checkpoints.paths == [good]
+
+
+def step_without_loss() -> None:
+    schedule = NITSPlus(attach(), patience=2)
+    try:
+        schedule.step("x")
+    finally:
+        assert schedule.steps == 0
+
+
+def audited(**options: Any) -> None:
+    loss = options.pop("loss", lambda out, y: F.cross_entropy(out, y, reduction="none"))
+    audit(noisy(), loss, X, Y, **options)
+
+
+def nan_is_wrong() -> None:
+    """Even for labels of the class that argmax tells of NaN."""
+    assert not Defender(NaNs()).right(IMAGES, torch.zeros_like(Y)).any()
+
+
+def numpy_numbers() -> None:
+    learner = attach(replicas=np.int64(4), seed=np.int32(3))
+    state = learner.state_dict()
+    assert type(state["replicas"]) is int and type(state["seed"]) is int
+
+
+A, R, L, S, P, N, J = (
     "Attaching a learner",
     "Recording a pass",
     "Losses",
     "Swapping neurons",
     "Other entries",
     "NaN and infinity",
+    "Attacks, judgements and certificates",
 )
 
 CASES = [
@@ -591,6 +748,36 @@ CASES = [
         AttachError,
         ("init_process_group",),
     ),
+    Case(
+        A,
+        "`conditional` is a tensor",
+        lambda: attach(conditional=torch.ones(2)),
+        AttachError,
+        ("'pathwise'", "tensor"),
+    ),
+    Case(A, "`seed=2**64`", lambda: attach(seed=2**64), AttachError, ("64 bits",)),
+    Case(
+        A,
+        "an option changed after attaching",
+        option_changed,
+        AttributeError,
+        ("control", "attach another"),
+    ),
+    Case(
+        A,
+        "`nonfinite` set to a policy that there is not",
+        lambda: setattr(attach(), "nonfinite", "ignore"),
+        AttachError,
+        ("nonfinite", "'skip'", "ignore"),
+    ),
+    Case(
+        A,
+        "`learner.passes = 'x'`",
+        lambda: setattr(attach(), "passes", "x"),
+        ValueError,
+        ("passes", "integer"),
+    ),
+    Case(A, "NumPy's integers", numpy_numbers, "they are taken, and kept as Python's"),
     Case(R, "`expand` without a tensor", lambda: attach().expand([1]), TypeError, ("list",)),
     Case(
         R,
@@ -640,6 +827,55 @@ CASES = [
         two_sizes,
         RecordingError,
         ("lif2 got 8 rows", "10"),
+    ),
+    Case(
+        R,
+        "`expand(dim=True)`",
+        lambda: attach().expand(X, dim=True),
+        ValueError,
+        ("dim=True",),
+    ),
+    Case(
+        R,
+        "a neuron's reset changed to one that `conditional` is biased for",
+        reset_changed,
+        AttachError,
+        ("biased", "1"),
+    ),
+    Case(
+        R,
+        "BatchNorm in training mode that runs behind noise, wherever it is registered",
+        lambda: train(attach(swap_neurons(NormsFirst()))),
+        BiasWarning,
+        ("norm2.", "eval mode"),
+    ),
+    Case(
+        R,
+        "a reset forgotten after a pass that raised",
+        carried_after_an_error,
+        CarriedStateWarning,
+        ("1, 3", "learner.reset()"),
+    ),
+    Case(
+        R,
+        "`close()` inside `record()`",
+        lambda: inside(lambda learner: learner.close()),
+        RecordingError,
+        ("close()", "after it"),
+    ),
+    Case(
+        R,
+        "`disable()` inside `record()`",
+        lambda: inside(lambda learner: learner.disable()),
+        RecordingError,
+        ("disable()", "after it"),
+    ),
+    Case(
+        R,
+        "`load_state_dict()` inside `record()`",
+        lambda: inside(lambda learner: learner.load_state_dict(learner.state_dict())),
+        RecordingError,
+        ("load_state_dict()", "after it"),
     ),
     Case(R, "`record()` inside `record()`", recording_twice, RecordingError, ("nested",)),
     Case(R, "`record()` after `close()`", closed, RecordingError, ("closed", "new one")),
@@ -774,6 +1010,20 @@ CASES = [
         lambda: train(attach(causal=True), losses=lambda out: out.sum(1)),
         LossError,
         ("(T, 10)", "got (10,)"),
+    ),
+    Case(
+        L,
+        "sparse",
+        lambda: train(attach(), losses=lambda out: out.sum(1).detach().to_sparse()),
+        LossError,
+        ("dense", "sparse"),
+    ),
+    Case(
+        L,
+        "on the meta device",
+        lambda: train(attach(), losses=lambda out: torch.zeros(10, device="meta")),
+        LossError,
+        ("meta device",),
     ),
     Case(L, "no numbers", lambda: train(attach(), losses=str), LossError, ("numbers", "str")),
     Case(
@@ -915,4 +1165,198 @@ CASES = [
         AuditError,
         ("no noisy neuron", "swap_neurons"),
     ),
+    Case(
+        P,
+        "`audit(estimates=4.5)`",
+        lambda: audited(estimates=4.5),
+        AuditError,
+        ("estimates", "integer", "4.5"),
+    ),
+    Case(
+        P,
+        "`audit` with a surrogate that is no function",
+        lambda: audited(surrogates={"mine": 3}),
+        AuditError,
+        ("no functions", "mine"),
+    ),
+    Case(P, "`audit` without a loss", lambda: audited(loss=None), AuditError, ("loss", "NoneType")),
+    Case(P, "`Batches(5, 2.5)`", lambda: Batches(5, 2.5), ValueError, ("size", "integer", "2.5")),
+    Case(
+        P,
+        "`NITSPlus(learner, after=True)`",
+        lambda: NITSPlus(attach(), after=True),
+        ValueError,
+        ("positive integer", "True"),
+    ),
+    Case(
+        P,
+        "`NITSPlus.step` with a loss that is no number",
+        step_without_loss,
+        ValueError,
+        ("finite loss", "'x'"),
+    ),
+    Case(
+        P,
+        "a checkpoint with progress that nobody could read",
+        lambda: saved([1]),
+        CheckpointError,
+        ("progress", "list", "Nothing was saved"),
+    ),
+    Case(
+        P,
+        "`Checkpoints(folder, keep=1.5)`",
+        lambda: Checkpoints("runs", keep=1.5),
+        ValueError,
+        ("keep", "integer", "1.5"),
+    ),
+    Case(
+        P,
+        "`datasets.load` with a folder that is no path",
+        lambda: datasets.load("mnist", -1),
+        TypeError,
+        ("data_dir", "path", "-1"),
+    ),
+    Case(
+        J,
+        "`certify_noise` of a classifier without noise",
+        lambda: certify_noise(classifier(noise=False), IMAGES),
+        ClassifierError,
+        ("noise=False", "nothing is certain"),
+    ),
+    Case(
+        J,
+        "`certify_noise` where images pass the noise by, without a derivative",
+        lambda: certify_noise(NoisyClassifier(swap_neurons(ThresholdedSkip())), IMAGES),
+        ClassifierError,
+        ("other ways", "certifies nothing"),
+    ),
+    Case(
+        J,
+        "`certify_noise` of a plain network",
+        lambda: certify_noise(grey(), IMAGES),
+        TypeError,
+        ("NoisyClassifier", "Sequential"),
+    ),
+    Case(
+        J,
+        "`certify_smoothing` of a model whose logits are NaN",
+        lambda: certify_smoothing(NaNs(), IMAGES, 0.5, draws=20),
+        ClassifierError,
+        ("NaN", "vote for nothing"),
+    ),
+    Case(
+        J,
+        "`certify_smoothing` with infinite noise",
+        lambda: certify_smoothing(grey(), IMAGES, INF),
+        ValueError,
+        ("sigma", "finite"),
+    ),
+    Case(
+        J,
+        "a certificate inside `record()`",
+        certified_while_recorded,
+        RecordingError,
+        ("recording", "not inside"),
+    ),
+    Case(
+        J,
+        "certified accuracy with one label for all",
+        lambda: Certificate(Y, torch.ones(5), torch.ones(5)).accuracy(Y[:1]),
+        ValueError,
+        ("5 images", "(1,)"),
+    ),
+    Case(
+        J,
+        "a network where a defender is attacked",
+        lambda: paper(grey(), IMAGES, Y),
+        TypeError,
+        ("Defender", "Sequential"),
+    ),
+    Case(
+        J,
+        "images that hold NaN",
+        lambda: attacked_by(paper, with_nan(IMAGES.view(5, 4)).view(5, 1, 2, 2)),
+        ValueError,
+        ("1 pixels", "(5, 1, 2, 2)", "looks like robustness"),
+    ),
+    Case(
+        J,
+        "images from 0 to 255",
+        lambda: attacked_by(adaptive, 255 * IMAGES),
+        ValueError,
+        ("between 0 and 1", "255"),
+    ),
+    Case(
+        J,
+        "labels above the number of classes",
+        lambda: attacked_by(paper, y=Y + 1),
+        ValueError,
+        ("from 0 to 2", "1 to 3"),
+    ),
+    Case(
+        J,
+        "labels of floating point",
+        lambda: attacked_by(adaptive, y=Y.float()),
+        ValueError,
+        ("integers", "float32"),
+    ),
+    Case(
+        J,
+        "one label for all images",
+        lambda: Defender(grey()).right(IMAGES, Y[:1]),
+        ValueError,
+        ("5 images", "(1,)"),
+    ),
+    Case(
+        J,
+        "an option of the last attack that cannot be",
+        lambda: attacked_by(adaptive, query_draws=0),
+        ValueError,
+        ("query_draws", "0"),
+    ),
+    Case(
+        J,
+        "`EOTPGD` with a negative radius",
+        lambda: EOTPGD(classifier(), eps=-0.1),
+        ValueError,
+        ("eps", "-0.1"),
+    ),
+    Case(
+        J,
+        "`NAttack` without noise to ask with",
+        lambda: NAttack(classifier(), sigma=0.0),
+        ValueError,
+        ("sigma", "positive"),
+    ),
+    Case(J, "logits that are NaN", nan_is_wrong, "the image is told wrong, whatever its label", ()),
+    Case(
+        J,
+        "radii that do not ascend",
+        lambda: checked((0.2, 0.1)),
+        ValueError,
+        ("epsilons", "ascend"),
+    ),
+    Case(
+        J,
+        "`worst_by_chance` of 1.5 judgements",
+        lambda: worst_by_chance(Defender(grey()), IMAGES, Y, 1.5),
+        ValueError,
+        ("judgements", "1.5"),
+    ),
+    Case(J, "`mcnemar` of classes", lambda: mcnemar(Y, Y), ValueError, ("True or False", "int64")),
+    Case(
+        J,
+        "`AdversarialExpand` of a network",
+        lambda: AdversarialExpand(grey()),
+        TypeError,
+        ("NITLearner", "Sequential"),
+    ),
+    Case(
+        J,
+        "`loss_of_mean` with another number of replicas",
+        lambda: loss_of_mean(torch.zeros(6, 3), Y[[0, 1, 2, 0, 1, 2]], 4),
+        ValueError,
+        ("C = 4", "(6, 3)", "expand()"),
+    ),
+    Case(J, "`NoisyClassifier` of no module", lambda: NoisyClassifier("net"), TypeError, ("str",)),
 ]

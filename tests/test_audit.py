@@ -747,3 +747,28 @@ def test_the_example_writes_numbers_and_a_picture(
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
     assert {row["layer"] for row in found["audits"][-1]["rows"]} == {WHOLE, "fc1", "fc2"}
     assert (tmp_path / "audit.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"estimates": 4.5}, "estimates must be an integer"),
+        ({"max_passes": 1.5}, "max_passes must be an integer"),
+        ({"replicas": True}, "replicas must be an integer"),
+        ({"seed": "x"}, "seed must be an integer"),
+        ({"seed": 2**70}, "seed must be an integer of 64 bits"),
+        ({"confidence": "x"}, "confidence must be a number"),
+        ({"precision": None}, "precision must be a number"),
+        ({"surrogates": {"a": 3}}, "no functions: a"),
+        ({"surrogates": ["atan"]}, "surrogates must be a dict"),
+        ({"loss": None}, "loss must be a function"),
+        ({"forward": 3}, "forward must be a function"),
+        ({"dim": "x"}, "dim must be an integer"),
+    ],
+)
+def test_options_are_looked_at_first(options: dict[str, Any], told: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), snn.Leaky(beta=0.5, init_hidden=True))
+    before, x, y = torch.get_rng_state(), torch.ones(2, 4), torch.zeros(2, dtype=torch.long)
+    with pytest.raises(AuditError, match=told):
+        audit(net, x=x, y=y, sigma=0.5, **{"loss": entropies, **options})
+    assert torch.equal(torch.get_rng_state(), before)

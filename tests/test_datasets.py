@@ -391,3 +391,9 @@ def test_script_makes_the_packaged_files_again(script: ModuleType, tmp_path: Pat
     for name in NAMES:
         packaged = ROOT / "nit_snn" / "datasets" / file_name(name)
         assert (tmp_path / file_name(name)).read_bytes() == packaged.read_bytes()
+
+
+@pytest.mark.parametrize("folder", [-1, 0, False, ["data"], b"data"])
+def test_a_folder_is_a_path(folder: object) -> None:
+    with pytest.raises(TypeError, match="data_dir must be a path or None"):
+        load("mnist", folder)  # type: ignore[arg-type]

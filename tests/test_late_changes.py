@@ -12,7 +12,7 @@ from torch import nn
 
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.checkpoint import Checkpoints
-from nit_snn.errors import AttachError, CarriedStateWarning, CheckpointError
+from nit_snn.errors import AttachError, CarriedStateWarning, CheckpointError, RecordingError
 
 X = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -96,3 +96,60 @@ def test_a_checkpoint_that_nobody_could_read_is_not_saved(tmp_path: Path) -> Non
         Checkpoints(tmp_path, settings=[1])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="keep must be an integer"):
         Checkpoints(tmp_path, keep=1.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["close", "disable", "load_state_dict"])
+def test_what_would_end_a_pass_is_refused_inside(name: str) -> None:
+    """And the pass is learned from as it would have been."""
+    net, other = network(), network()
+    other.load_state_dict(net.state_dict())
+    learner, alone = (NITLearner(n, replicas=4, seed=0) for n in (net, other))
+    arguments = (learner.state_dict(),) if name == "load_state_dict" else ()
+    with learner.record():
+        x = learner.expand(X)
+        with pytest.raises(RecordingError, match=rf"{name}\(\) inside"):
+            getattr(learner, name)(*arguments)
+        losses = net(x).sum(1)
+    learner.backward(losses)
+    step(other, alone)
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None and torch.equal(p.grad, q.grad)
+    getattr(learner, name)(*arguments)
+
+
+def test_a_learner_can_be_closed_after_a_pass_that_raised() -> None:
+    net = network()
+    learner = NITLearner(net, replicas=4)
+    with pytest.raises(KeyboardInterrupt), learner.record():
+        raise KeyboardInterrupt
+    learner.close()
+    NITLearner(net, replicas=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("passes", "x"),
+        ("passes", -1),
+        ("passes", 1.5),
+        ("passes", True),
+        ("nonfinite", "ignore"),
+        ("sigma_bounds", (2.0, 1.0)),
+        ("weight_bounds", 3),
+    ],
+)
+def test_what_can_be_set_is_checked_when_it_is(name: str, value: Any) -> None:
+    learner = NITLearner(network(), replicas=4, seed=0, weight_bounds=(-1.0, 1.0))
+    before = getattr(learner, name)
+    with pytest.raises(ValueError, match=name):
+        setattr(learner, name, value)
+    assert getattr(learner, name) == before
+    learner.weight_bounds = (-2.0, 2.0)
+    assert learner.weight_bounds == (-2.0, 2.0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight_bounds", (-1.0, 1.0)), ("target_snr", 2.0)])
+def test_what_would_have_no_effect_is_refused(name: str, value: Any) -> None:
+    learner = NITLearner(network(), replicas=4)
+    with pytest.raises(AttributeError, match=f"attach another with {name}="):
+        setattr(learner, name, value)

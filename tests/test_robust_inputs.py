@@ -342,3 +342,32 @@ def test_losses_without_numbers_are_refused(losses: Any, enabled: bool) -> None:
 def test_a_dimension_is_no_truth_value() -> None:
     with pytest.raises(ValueError, match="dim=True"):
         NITLearner(network(), replicas=4).expand(IMAGES, dim=True)
+
+
+class NaNsAbove(nn.Module):
+    """Logits that favour the first class, and are NaN for images that are bright."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = images.flatten(1).mean(1, keepdim=True)
+        logits = torch.cat([2 - bright, bright, 0 * bright], 1)
+        return logits.masked_fill(bright > 0.55, float("nan"))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        EOTPGD(NaNsAbove(), eps=0.1, alpha=0.05, steps=5, draws=1, judgements=2),
+        NAttack(NaNsAbove(), eps=0.1, iterations=20, samples=20),
+    ],
+)
+def test_an_attack_that_makes_logits_nan_has_won(attack: Any) -> None:
+    """The worst point that stays a number raises the loss by less, and the class is right there."""
+    torch.manual_seed(0)
+    images = torch.full((3, 1, 2, 2), 0.5)
+    labels = torch.zeros(3, dtype=torch.long)
+    defender = Defender(NaNsAbove())
+    assert defender.right(images, labels).all()
+    found = attack(images, labels)
+    assert torch.isfinite(found).all() and (found - images).abs().max() <= 0.1 + 1e-6
+    if isinstance(attack, EOTPGD):  # the other stops where it is: what it keeps is a mean
+        assert not defender.right(found, labels).any()

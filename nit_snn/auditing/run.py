@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import AuditError
 from ..learner import NITLearner
+from ..plain_numbers import is_number, is_whole, plain
 from .report import WHOLE, AuditReport, Closest, Row
 from .statistics import UNRESOLVED, Products, gram, t_quantile
 from .subject import Forward, Gradient, Loss, Sigma, Subject
@@ -90,7 +91,10 @@ def audit(
         >>> report.own, report.row("atan").layer, report.row("atan").cosine.value > 0.5
         ('atan', 'whole network', True)
     """
-    _check_options(estimates, precision, max_passes, confidence)
+    _check_options(replicas, estimates, precision, max_passes, confidence, seed)
+    _check_functions(loss, forward, surrogates)
+    replicas, estimates, max_passes, seed = plain((replicas, estimates, max_passes, seed))
+    precision, confidence = plain((precision, confidence))
     started = time.perf_counter()
     subject = Subject(net, loss, x, y, forward=forward, sigma=sigma, dim=dim)
     with subject.undisturbed():
@@ -303,7 +307,20 @@ def _closest(
     return Closest(first, noise, cosines[first], leads)
 
 
-def _check_options(estimates: int, precision: float, max_passes: int, confidence: float) -> None:
+def _check_options(
+    replicas: int, estimates: int, precision: float, max_passes: int, confidence: float, seed: int
+) -> None:
+    for name, count in (
+        ("replicas", replicas),
+        ("estimates", estimates),
+        ("max_passes", max_passes),
+        ("seed", seed),
+    ):
+        if not is_whole(count):
+            raise AuditError(f"{name} must be an integer, got {count!r}.")
+    for name, number in (("precision", precision), ("confidence", confidence)):
+        if not is_number(number):
+            raise AuditError(f"{name} must be a number, got {number!r}.")
     if estimates < 4:
         raise AuditError(f"estimates must be at least 4 for an interval, got {estimates}.")
     if not precision > 0:
@@ -312,3 +329,25 @@ def _check_options(estimates: int, precision: float, max_passes: int, confidence
         raise AuditError(f"max_passes must be at least 1, got {max_passes}.")
     if not 0 < confidence < 1:
         raise AuditError(f"confidence must lie between 0 and 1, got {confidence}.")
+    if not -(2**63) <= seed < 2**63:
+        raise AuditError(f"seed must be an integer of 64 bits, got {seed}.")
+
+
+def _check_functions(loss: Any, forward: Any, surrogates: Any) -> None:
+    if not callable(loss):
+        raise AuditError(
+            "loss must be a function of the output and y, with one number per row, got "
+            f"{type(loss).__name__}."
+        )
+    if forward is not None and not callable(forward):
+        raise AuditError(
+            "forward must be a function of the network and x, or None, got "
+            f"{type(forward).__name__}."
+        )
+    if not isinstance(surrogates, Mapping | None):
+        raise AuditError(
+            f"surrogates must be a dict of functions by name, got {type(surrogates).__name__}."
+        )
+    strange = [str(name) for name, s in (surrogates or {}).items() if not callable(s)]
+    if strange:
+        raise AuditError(f"These surrogates are no functions: {', '.join(strange)}.")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import AttachError, AuditError, LossError, UnreachedParameterWarning
 from ..learner import NITLearner
 from ..neurons.base import noise_off, noisy_neurons
+from ..plain_numbers import is_whole
 from ..swap import swap_neurons
 from .surrogates import Candidate, switched
 
@@ -205,6 +206,8 @@ def _call(net: nn.Module, x: Tensor) -> Any:
 def _check_batch(x: Tensor, y: Tensor, dim: int) -> None:
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         raise AuditError("x and y must be tensors.")
+    if not is_whole(dim):
+        raise AuditError(f"dim must be an integer, got {dim!r}.")
     if not 0 <= dim < x.dim() or not y.dim() or x.shape[dim] != len(y) or not len(y):
         raise AuditError(
             f"x of shape {tuple(x.shape)} has its rows along dim={dim}, y of shape "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nit_snn.datasets.idx import DIMENSIONS, check_file
-from nit_snn.datasets.names import check_name
+from nit_snn.datasets.names import check_folder, check_name
 from nit_snn.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -33,12 +33,14 @@ def load_full(
 
     Raises:
         ValueError: The name is unknown.
+        TypeError: `data_dir` is no path.
         ImportError: torchvision is not installed.
         FileNotFoundError: A file is missing and `download` is false.
         DatasetError: A file is damaged (see `nit_snn.datasets.idx`), images and labels are not as
             many, or a download failed.
     """
     check_name(name)
+    check_folder(data_dir)
     reader = _reader(name)
     if download:
         _download(reader, Path(data_dir))

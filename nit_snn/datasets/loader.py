@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nit_snn.datasets.full import load_full
-from nit_snn.datasets.names import check_name
+from nit_snn.datasets.names import check_folder, check_name
 from nit_snn.datasets.subset import load_subset
 
 VARIABLE = "NIT_SNN_DATA"
@@ -38,6 +38,7 @@ def load(
 
     Raises:
         ValueError: The name is unknown.
+        TypeError: `data_dir` is no path.
         ImportError: The full set was asked for and torchvision is not installed.
         FileNotFoundError: A file of the full set is missing and `download` is false.
         DatasetError: A file is damaged, or a download failed.
@@ -48,6 +49,7 @@ def load(
         (torch.Size([28, 28]), torch.uint8, torch.int64)
     """
     check_name(name)
+    check_folder(data_dir)
     folder = data_dir or os.environ.get(VARIABLE) or (DOWNLOAD_DIR if download else None)
     if folder is not None:
         return load_full(name, folder, download)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..learner import NITLearner
+from ..plain_numbers import plain
 from .classifier import NoisyClassifier
 from .eot import evaluating
-from .inputs import check_counts, check_numbers, check_radius, checked_labels
+from .inputs import check_counts, check_numbers, check_positive, check_radius, checked_labels
 
 
 class AdversarialExpand:
@@ -77,15 +77,13 @@ class AdversarialExpand:
                 f"The first argument must be a NITLearner, got {type(learner).__name__}."
             )
         check_counts(steps=steps)
-        if alpha is not None and not 0 < alpha < math.inf:
-            raise ValueError(f"alpha must be positive and finite, got {alpha}.")
+        if alpha is not None:
+            check_positive(alpha=alpha)
         if not bounds[0] < bounds[1]:
             raise ValueError(f"bounds must be (low, high) with low < high, got {bounds}.")
         self.learner = learner
         self.eps = eps
-        self.steps = steps
-        self.alpha = alpha
-        self.bounds = bounds
+        self.steps, self.alpha, self.bounds = plain((steps, alpha, bounds))
         options = {"conditional": "pathwise", "control": "time", **options}
         self.classifier = NoisyClassifier(learner.net, draws=draws, gradient="lr", **options)
 
@@ -97,7 +95,7 @@ class AdversarialExpand:
     @eps.setter
     def eps(self, eps: float) -> None:
         check_radius(eps, finite=True)
-        self._eps = eps
+        self._eps = float(eps)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Any:
         """Attacked images and labels, expanded as by `learner.expand`, for `learner.record()`.
@@ -211,7 +209,7 @@ def loss_of_mean(logits: Tensor, labels: Tensor, replicas: int) -> Tensor:
             f"Logits must be (C * B, K) and labels (C * B,) with C = {replicas}, got "
             f"{tuple(logits.shape)} and {tuple(labels.shape)}. Did both go through expand()?"
         )
-    each = logits.unflatten(0, (replicas, -1))
+    each = logits.unflatten(0, (int(replicas), -1))
     mean = each.detach().mean(0)
     own = labels[: len(mean)]
     slope = mean.softmax(-1) - F.one_hot(own, mean.shape[-1])

@@ -15,6 +15,7 @@ from ..auditing.surrogates import Surrogate, switched, with_surrogate
 from ..errors import AttachError, BiasWarning, ClassifierError, RecordingError
 from ..neurons.base import NoisyNeuron, check_module, noise_off, noisy_neurons
 from ..noise import ReplicaNoise
+from ..plain_numbers import is_whole
 from ..recording import Recording
 from ..swap import spiking_modules
 from .front import once
@@ -124,9 +125,9 @@ class NoisyClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_module(net)
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        if seed is not None and not is_whole(seed):
             raise ClassifierError(f"seed must be an integer or None, got {seed!r}.")
-        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        if not is_whole(draws) or draws < 1:
             raise ClassifierError(f"draws must be a positive integer, got {draws!r}.")
         for option, value, allowed in (
             ("gradient", gradient, GRADIENTS),
@@ -142,7 +143,7 @@ class NoisyClassifier(nn.Module):
             _check_surrogate(net, surrogate)
         self.net = net
         self.training = net.training  # attack libraries put the net back to what this says
-        self.draws = draws
+        self.draws = int(draws)
         self.noise = noise
         self.gradient = gradient
         self.average = average
@@ -153,7 +154,7 @@ class NoisyClassifier(nn.Module):
         self.encode = encode
         self.dim = dim
         self.readout = readout
-        self.seed = seed
+        self.seed = None if seed is None else int(seed)
 
     def extra_repr(self) -> str:
         return (

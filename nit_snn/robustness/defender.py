@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..plain_numbers import plain
 from .classifier import NoisyClassifier
 
 
@@ -33,6 +34,9 @@ class Defender:
     encode: Callable[[Tensor], Tensor] | None = None
     dim: int = 0
     readout: Callable[[Any], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "draws", plain(self.draws))  # past the frozen class's own
 
     def classifier(self, **options: Any) -> NoisyClassifier:
         """The network as a module of logits, with other options than its own where given."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..plain_numbers import plain
 from .inputs import check_counts, check_pixels, check_radius, checked_labels
 
 
@@ -18,7 +19,8 @@ class EOTPGD:
     Each step averages the gradient over `draws` calls of the model (expectation over
     transformation, Athalye et al., "Obfuscated Gradients Give a False Sense of Security", 2018),
     and moves by its sign (Madry et al., 2018). Every restart begins at a random point of the ball;
-    for each image the end point with the highest loss is kept, judged by fresh draws.
+    for each image the end point with the highest loss is kept, judged by fresh draws. One where
+    logits are NaN goes before all others: the model tells no class there.
 
     A `NoisyClassifier` with `draws=20` averages its outputs by itself. With `draws=1` here that is
     the gradient of the loss of the mean output; with 20 here and 1 there, that of the mean loss.
@@ -33,7 +35,7 @@ class EOTPGD:
         judgements: Calls of the model over which end points are judged.
 
     Raises:
-        ValueError: A number of something is no integer or below 1, or eps is negative.
+        ValueError: A number of something is no integer or below 1, or eps or alpha is negative.
 
     Example:
         >>> import torch
@@ -55,21 +57,13 @@ class EOTPGD:
         restarts: int = 5,
         judgements: int = 20,
     ) -> None:
-        counts = {
-            "steps": steps,
-            "draws": draws,
-            "restarts": restarts,
-            "judgements": judgements,
-        }
-        check_counts(**counts)
+        check_counts(steps=steps, draws=draws, restarts=restarts, judgements=judgements)
         check_radius(eps)
+        check_radius(alpha, finite=True, name="alpha")
         self.model = model
-        self.eps = eps
-        self.alpha = alpha
-        self.steps = steps
-        self.draws = draws
-        self.restarts = restarts
-        self.judgements = judgements
+        self.eps, self.alpha = plain((eps, alpha))
+        self.steps, self.draws = int(steps), int(draws)
+        self.restarts, self.judgements = int(restarts), int(judgements)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Images (N, \\*) within eps of those given, and within [0, 1]; labels (N,).
@@ -104,11 +98,12 @@ class EOTPGD:
 
     @torch.no_grad()
     def _losses(self, images: Tensor, labels: Tensor) -> Tensor:
-        """-log of the mean probability of the label, (N,)."""
+        """-log of the mean probability of the label, (N,); infinite where logits are NaN."""
         logs = [-F.cross_entropy(self.model(images), labels, reduction="none")]
         for _ in range(self.judgements - 1):
             logs.append(-F.cross_entropy(self.model(images), labels, reduction="none"))
-        return -torch.stack(logs).logsumexp(0)
+        losses = -torch.stack(logs).logsumexp(0)
+        return losses.masked_fill(losses.isnan(), float("inf"))
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..plain_numbers import is_number, is_whole
+
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -76,15 +78,25 @@ def checked_labels(images: Tensor, labels: Any, classes: int | None = None) -> T
     return labels.long()
 
 
-def check_radius(eps: Any, finite: bool = False) -> None:
-    """A radius is a number and not negative.
+def check_radius(eps: Any, finite: bool = False, name: str = "eps") -> None:
+    """A radius, or a step, is a number and not negative.
 
     Raises:
         ValueError: It is not, or infinite where it must not be.
     """
-    number = isinstance(eps, (int, float)) and not isinstance(eps, bool)
-    if not number or not eps >= 0 or (finite and math.isinf(eps)):
-        raise ValueError(f"eps must be a number that is not negative, got {eps!r}.")
+    if not is_number(eps) or not eps >= 0 or (finite and math.isinf(eps)):
+        raise ValueError(f"{name} must be a number that is not negative, got {eps!r}.")
+
+
+def check_positive(**numbers: Any) -> None:
+    """Each is a finite number above zero.
+
+    Raises:
+        ValueError: One is not; it is named.
+    """
+    for name, value in numbers.items():
+        if not is_number(value) or not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value!r}.")
 
 
 def check_counts(smallest: int = 1, **counts: Any) -> None:
@@ -94,6 +106,5 @@ def check_counts(smallest: int = 1, **counts: Any) -> None:
         ValueError: One is not; it is named.
     """
     for name, count in counts.items():
-        whole = isinstance(count, int) and not isinstance(count, bool)
-        if not whole or count < smallest:
+        if not is_whole(count) or count < smallest:
             raise ValueError(f"{name} must be an integer of at least {smallest}, got {count!r}.")

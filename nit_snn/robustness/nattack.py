@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..plain_numbers import plain
 from .eot import evaluating
-from .inputs import check_counts, check_pixels, check_radius, checked_labels
+from .inputs import check_counts, check_pixels, check_positive, check_radius, checked_labels
 
 
 class NAttack:
@@ -66,14 +67,10 @@ class NAttack:
         check_counts(0, iterations=iterations)
         check_counts(batch_size=batch_size)
         check_radius(eps)
+        check_positive(sigma=sigma, lr=lr, border=border)
         self.model = model
-        self.eps = eps
-        self.iterations = iterations
-        self.samples = samples
-        self.sigma = sigma
-        self.lr = lr
-        self.border = border
-        self.batch_size = batch_size
+        self.iterations, self.samples, self.batch_size = plain((iterations, samples, batch_size))
+        self.eps, self.sigma, self.lr, self.border = plain((eps, sigma, lr, border))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -117,7 +114,8 @@ class NAttack:
 
 
 def _margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """The label's logit less the highest of the others, (N,)."""
+    """The label's logit less the highest of the others, (N,); 0, which is wrong, if one is NaN."""
     own = labels[:, None]
     others = logits.scatter(1, own, float("-inf")).amax(1)
-    return logits.gather(1, own)[:, 0] - others
+    margins = logits.gather(1, own)[:, 0] - others
+    return margins.masked_fill(margins.isnan(), 0.0)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..auditing.surrogates import rectangle
 from ..neurons.base import check_module, noisy_neurons
+from ..plain_numbers import plain
 from ..two_passes import cuda_devices
 from .attacks import Attack, apgd, paper_attacks, square
 from .chance import worst_by_chance
@@ -60,9 +61,12 @@ def paper(
     """
     labels = check_images(defender, images, labels)
     check_radius(eps, finite=True)
+    check_radius(alpha, finite=True, name="alpha")
     check_counts(steps=steps)
     check_counts(2, samples=samples)
     check_counts(0, iterations=iterations)
+    eps, alpha, steps = plain((eps, alpha, steps))
+    iterations, samples = plain((iterations, samples))
     judge = defender.deciding_by(1)
     options = {"surrogate": rectangle(1.0)} if len(gradients(defender)) > 1 else {}
     model = judge.classifier(**options)
@@ -144,6 +148,9 @@ def adaptive(
     check_counts(0, iterations=iterations, seed=seed)
     if twin is not None:
         check_module(twin)
+    eps, steps, draws, restarts = plain((eps, steps, draws, restarts))
+    apgd_steps, queries, query_draws = plain((apgd_steps, queries, query_draws))
+    iterations, samples, seed = plain((iterations, samples, seed))
     noisy = defender.noise and bool(noisy_neurons(defender.net))
     draws = draws if noisy else 1
     settings = {

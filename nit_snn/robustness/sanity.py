@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..auditing.surrogates import rectangle
+from ..plain_numbers import plain
 from .attacks import paper_attacks
 from .defender import Defender
 from .eot import EOTPGD, evaluating
@@ -66,12 +67,13 @@ def check(
     labels = check_images(defender, images, labels)
     if not isinstance(verdict, Verdict):
         raise TypeError(f"A Verdict is checked, got {type(verdict).__name__}.")
+    epsilons = plain(tuple(epsilons))
     if not epsilons:
         raise ValueError("There must be radii for the curve: epsilons is empty.")
     for eps in epsilons:
         check_radius(eps, finite=True)
     if any(b <= a for a, b in pairwise(epsilons)):
-        raise ValueError(f"epsilons must ascend, got {tuple(epsilons)}.")
+        raise ValueError(f"epsilons must ascend, got {epsilons}.")
     adaptive = verdict.protocol == "adaptive"
     judge = defender if adaptive else defender.deciding_by(1)
     settings = verdict.settings
