@@ -66,9 +66,9 @@ _DECISIVE = (
 )
 
 
-def decisive(neurons: Mapping[str, NoisyNeuron]) -> list[tuple[object, ...]]:
+def decisive(neurons: Mapping[str, NoisyNeuron]) -> list[object]:
     """What the other checks of kinds look at; if it is as it was, they would find the same."""
-    return [tuple(getattr(n, o, None) for o in _DECISIVE) for n in neurons.values()]
+    return [getattr(neuron, name, None) for neuron in neurons.values() for name in _DECISIVE]
 
 
 def check_unbiased(neurons: Mapping[str, NoisyNeuron]) -> None:

@@ -430,8 +430,8 @@ class NITLearner:
     def _check_unchanged(self) -> None:
         """Neurons whose reset, say, was changed since are looked at anew."""
         decisive = checks.decisive(self._neurons)
-        if decisive == self._decisive:
-            return
+        if all(now is then for now, then in zip(decisive, self._decisive, strict=True)):
+            return  # the same objects; equal ones are looked at anew, which costs little
         checks.check_unbiased(self._neurons)
         checks.check_kinds(self._neurons, self.conditional, self.control)
         self._binary = _binary(self._neurons)

@@ -32,6 +32,7 @@ from nit_snn.robustness import (
     trades,
     worst_by_chance,
 )
+from nit_snn.robustness.protocols import attacked
 
 IMAGES = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1])
@@ -371,3 +372,9 @@ def test_an_attack_that_makes_logits_nan_has_won(attack: Any) -> None:
     assert torch.isfinite(found).all() and (found - images).abs().max() <= 0.1 + 1e-6
     if isinstance(attack, EOTPGD):  # the other stops where it is: what it keeps is a mean
         assert not defender.right(found, labels).any()
+
+
+def test_pixels_that_an_attack_made_nan_are_as_they_were() -> None:
+    images, labels = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0])
+    found = attacked(lambda x, y: torch.full_like(x, float("nan")), images, labels, eps=0.1)
+    assert torch.equal(found, images)
