@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .emitted import Packed
+from .errors import RecordingError
 from .kernels.launch import REALS
 from .kernels.linear_gradient.op import linear_gradient
 from .kernels.linear_sign_gradient.op import linear_sign_gradient
@@ -263,12 +264,22 @@ def levels(value: float | Tensor, inner: torch.Size, device: torch.device) -> Te
         value: A scalar, or broadcasting to `inner`.
         inner: (*), the neurons of a row.
         device: Where they are.
+
+    Raises:
+        RecordingError: Rows have parameters of their own.
     """
     if not isinstance(value, Tensor):
         return _constant(float(value), device)
     value = value.detach().float()
     if value.numel() == 1:
         return value.reshape(1)
+    if value.dim() > len(inner) and value.shape[0] == 1:
+        value = value.squeeze(0)
+    if value.dim() > len(inner):
+        raise RecordingError(
+            f"The kernels take parameters of neurons, {tuple(inner)}, not of each row, got "
+            f"{tuple(value.shape)}. Set NIT_SNN_BACKEND=torch for such a network."
+        )
     shape = (1,) * (len(inner) - value.dim()) + tuple(value.shape)
     last = max(i for i, n in enumerate(shape) if n > 1) + 1
     return value.expand(*inner[:last], *shape[last:]).reshape(-1)

@@ -7,6 +7,7 @@ tensor and kept.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, fused, swap_neurons, torch_layer
+from nit_snn.errors import RecordingError
 from nit_snn.recording import Recording
 
 
@@ -328,3 +330,14 @@ def test_what_a_learner_may_be_given(
         found = step(net, x)
     assert found.dtype == torch.float32
     assert torch.cosine_similarity(found, wanted, 0) > 0.8
+
+
+def test_rows_with_parameters_of_their_own_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name and shape; those of the neurons, given for one row, are taken."""
+    monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
+    for rows, refused in ((8, True), (1, False)):
+        net = nn.Sequential(nn.Linear(4, 3), snn.Leaky(0.9, threshold=torch.rand(rows, 3)))
+        learner = NITLearner(swap_neurons(net), replicas=2, seed=0)
+        error = pytest.raises(RecordingError, match="not of each row, got \\(8, 3\\)")
+        with error if refused else contextlib.nullcontext(), learner.record():
+            net(learner.expand(torch.rand(4, 4)))
