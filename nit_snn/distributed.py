@@ -99,11 +99,11 @@ class Ranks:
         if self.shares is None:
             return seed
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
-        named = torch.tensor([seed], dtype=torch.int64, device=device)
+        named = torch.tensor([seed >> 32, seed & 0xFFFFFFFF], device=device)  # may lack a sign
         with together():
             for tensor in (named, *net.state_dict().values()):
                 dist.broadcast(tensor, 0)
-        return int(named)
+        return (int(named[0]) << 32) | int(named[1])
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""

@@ -13,7 +13,7 @@ from .distributed import Ranks
 from .errors import AttachError
 from .kernels.noise import PhiloxNoise
 from .noise import Noise, NoiseTable, ReplicaNoise, SobolNoise, TableNoise
-from .saved_state import Entries, count, integer
+from .saved_state import Entries, count, is_seed
 
 
 class NoiseSource:
@@ -117,7 +117,7 @@ class NoiseSource:
     def entries(self) -> Entries:
         """What must be true of a state."""
         table: Entries = {} if self.table is None else {"table": lambda n: count(n) and n > 0}
-        return {"seed": integer, "passes": count, **table}
+        return {"seed": is_seed, "passes": count, **table}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where the source that gave `state` stopped; it must have the `entries`."""

@@ -75,7 +75,7 @@ def check_types(**flags: Any) -> None:
 
 
 def check_seed(seed: Any) -> None:
-    if seed is not None and not (is_whole(seed) and -(2**63) <= seed < 2**63):
+    if seed is not None and not (is_whole(seed) and -(2**63) <= seed < 2**64):
         raise AttachError(f"seed must be an integer of 64 bits, or None, got {seed!r}.")
 
 

@@ -62,13 +62,13 @@ def anything(value: Any) -> bool:
     return True
 
 
-def integer(value: Any) -> bool:
-    """One that torch takes for a seed."""
-    return type(value) is int and -(2**63) <= value < 2**63
+def is_seed(value: Any) -> bool:
+    """One that torch takes for a seed: of 64 bits, with a sign or without."""
+    return type(value) is int and -(2**63) <= value < 2**64
 
 
 def count(value: Any) -> bool:
-    return integer(value) and value >= 0
+    return type(value) is int and 0 <= value < 2**63
 
 
 def number(value: Any) -> bool:

@@ -153,3 +153,17 @@ def test_what_would_have_no_effect_is_refused(name: str, value: Any) -> None:
     learner = NITLearner(network(), replicas=4)
     with pytest.raises(AttributeError, match=f"attach another with {name}="):
         setattr(learner, name, value)
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63, 2**64 - 1])
+def test_a_seed_of_64_bits_can_be_saved(seed: int) -> None:
+    """With a sign or without, as `torch.initial_seed()` may be."""
+    net = swap_neurons(nn.Sequential(nn.Linear(4, 3), snn.Leaky(0.9)))
+    learner = NITLearner(net, replicas=2, seed=seed)
+    state = learner.state_dict()
+    learner.close()
+    other = NITLearner(net, replicas=2, seed=0)
+    other.load_state_dict(state)
+    assert other.seed == seed
+    with other.record():
+        net(other.expand(torch.rand(2, 4)))
