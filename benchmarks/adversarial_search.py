@@ -35,6 +35,9 @@ LONGER = replace(NIT, epochs=10, lr=1e-2, warmup=3.0, of_mean=True)
 RELU_FASTER = replace(RELU, warmup=3.0, lr=1e-2)
 RATES = replace(RELU_FASTER, method="mean rates")
 SMOOTH: dict[str, Any] = {"sigma": 1.5, "scale": 10.0}
+RELU_LONGER = replace(RELU_FASTER, epochs=15, eps=0.11, stop_images=1000)
+RATES_LONGER = replace(RELU_LONGER, method="mean rates", **SMOOTH, inner=5)
+NIT_LONGER = replace(RATES_LONGER, method="NIT", lr=5e-3, of_mean=True)
 TRIALS: dict[str, Setting] = {
     "NIT": NIT,
     "NIT, 2 draws and replicas": replace(NIT, draws=2, replicas=2),
@@ -71,28 +74,52 @@ TRIALS: dict[str, Setting] = {
     "mean rates, sigma 1.5": replace(RATES, sigma=1.5),
     "mean rates, logits times 10": replace(RATES, scale=10.0),
     "mean rates, sigma 1.5, logits times 10": replace(RATES, **SMOOTH),
+    "NIT, 15 epochs, rate 0.005": NIT_LONGER,
+    "NIT, 15 epochs, rate 0.005, learned sigma": replace(NIT_LONGER, learn_sigma=True),
+    "mean rates, 15 epochs": RATES_LONGER,
+    "mean rates, 15 epochs, rate 0.005": replace(RATES_LONGER, lr=5e-3),
+    "mean rates, 15 epochs, rate 0.0025, eps 0.12": replace(RATES_LONGER, lr=2.5e-3, eps=0.12),
+    "mean rates, 15 epochs, eps 0.12": replace(RATES_LONGER, eps=0.12),
+    "ReLU, 15 epochs": RELU_LONGER,
+    "ReLU, 15 epochs, rate 0.005": replace(RELU_LONGER, lr=5e-3),
+    "ReLU, 15 epochs, eps 0.12": replace(RELU_LONGER, eps=0.12),
 }
 
 WIDE_RELU = replace(RELU, epochs=12, lr=1e-2, warmup=3.0, stop_images=1000)
+WIDE_RATES = replace(WIDE_RELU, method="mean rates", **SMOOTH, eps=0.11, inner=5, steps=4)
 WIDE: dict[str, Setting] = {
     "ReLU": WIDE_RELU,
     "ReLU, images moved": replace(WIDE_RELU, shift=1),
+    "ReLU, eps 0.11": replace(WIDE_RELU, eps=0.11),
+    "ReLU, eps 0.12, rate 0.005": replace(WIDE_RELU, eps=0.12, lr=5e-3),
+    "ReLU, eps 0.12, rate 0.0025": replace(WIDE_RELU, eps=0.12, lr=2.5e-3),
+    "mean rates": WIDE_RATES,
+    "mean rates, weights averaged": replace(WIDE_RATES, ema=0.999),
+    "mean rates, eps 0.12": replace(WIDE_RATES, eps=0.12),
+    "mean rates, eps 0.13": replace(WIDE_RATES, eps=0.13),
+    "mean rates, eps 0.12, rate 0.005": replace(WIDE_RATES, eps=0.12, lr=5e-3),
+    "mean rates, eps 0.12, rate 0.0025": replace(WIDE_RATES, eps=0.12, lr=2.5e-3),
+    "mean rates, eps 0.13, rate 0.0025": replace(WIDE_RATES, eps=0.13, lr=2.5e-3),
+    "mean rates, eps 0.12, rate 0.0025, T = 8": replace(WIDE_RATES, eps=0.12, lr=2.5e-3, steps=8),
 }
 
 
 def table(results: dict[str, Any]) -> str:
     """The trials as a table, the best of each method first."""
+    commands = " and ".join(
+        f"`{c}`" for c in dict.fromkeys(r["by"]["command"] for r in results["rows"])
+    )
     lines = [
         "# Settings of adversarial training, tried",
         "",
         f"784-{results['hidden']}-10 on {results['dataset']}, eps = {EPS}: accuracy in percent on "
-        f"{results['images']} validation images, clean and the worst of EOT-PGD (40 steps, 20 "
-        "draws) by the likelihood ratio and by the noise's density; of PGD for networks without "
-        "noise. Mean rates: what NIT's network is on average, trained as ReLU is. Seconds are the "
-        f"processor's, for the whole training. By `{results['command']}`.",
+        "so many validation images, clean and the worst of EOT-PGD (40 steps, 20 draws) by the "
+        "likelihood ratio and by the noise's density; of PGD for networks without noise. Mean "
+        "rates: what NIT's network is on average, trained as ReLU is. Seconds are the processor's, "
+        f"for the whole training. By {commands}.",
         "",
-        "| trial | epochs | seconds | clean | worst |",
-        "|---|---|---|---|---|",
+        "| trial | epochs | seconds | images | clean | worst |",
+        "|---|---|---|---|---|---|",
     ]
     methods = list(dict.fromkeys(row["setting"]["method"] for row in results["rows"]))
     ordered = sorted(
@@ -103,7 +130,7 @@ def table(results: dict[str, Any]) -> str:
         found = row["validation"]
         lines.append(
             f"| {row['name']} | {row['setting']['epochs']} | {row['cpu_seconds']:.0f} | "
-            f"{found['clean']:.1f} | {found['worst']:.1f} |"
+            f"{row['images']} | {found['clean']:.1f} | {found['worst']:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -139,11 +166,15 @@ def main() -> None:
         started = time.process_time()
         run.train(splits)
         seconds = time.process_time() - started
+        by = described("mnist", args.seed)
+        by["command"] = by["command"].removesuffix(" --resume")  # which changes no number
         torch.manual_seed(args.seed)
         found = validated(run.net, splits, args.images)
         rows.append(
             {
                 "name": name,
+                "by": by,
+                "images": args.images,
                 "cpu_seconds": seconds,
                 "validation": found,
                 "setting": asdict(setting),
@@ -158,12 +189,7 @@ def main() -> None:
 
 def put(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """Writes the trials so far, and their table."""
-    results = {
-        **described("mnist", args.seed),
-        "hidden": args.hidden,
-        "images": args.images,
-        "rows": rows,
-    }
+    results = {"dataset": "mnist", "hidden": args.hidden, "rows": rows}
     write(args.output, json.dumps(results, indent=1) + "\n")
     write(args.output.with_suffix(".md"), table(results))
 

@@ -27,6 +27,7 @@ import copy
 import itertools
 import json
 import platform
+import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -125,16 +126,14 @@ class Setting:
     stop_images: int = 0
 
 
-NOISY = Setting("", lr=1e-2, warmup=3.0, of_mean=True, eps=0.11, inner=5, sigma=1.5, scale=10.0)
+NOISY = Setting("", lr=5e-3, warmup=3.0, of_mean=True, eps=0.11, inner=5, sigma=1.5, scale=10.0)
 SETTINGS = {
     "NIT": replace(NOISY, method="NIT", epochs=30),
     "ReLU": Setting("ReLU", epochs=30, lr=1e-2, warmup=3.0, eps=0.11, inner=7),
-    "STBP-N": replace(NOISY, method="STBP-N", epochs=14),
+    "STBP-N": replace(NOISY, method="STBP-N", epochs=30),
 }
 WIDE = {  # from 256 hidden neurons on
-    **SETTINGS,
-    "NIT": replace(SETTINGS["NIT"], epochs=20),
-    "ReLU": replace(SETTINGS["ReLU"], epochs=20),
+    name: replace(setting, epochs=20, lr=2.5e-3, eps=0.12) for name, setting in SETTINGS.items()
 }
 
 
@@ -415,7 +414,7 @@ def described(dataset: str, seed: int) -> dict[str, Any]:
     """What it takes to get the numbers of a file again."""
     return {
         "dataset": dataset,
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "seed": seed,
         "versions": training.installed("nit-snn", "torch", "spikingjelly", "torchattacks"),
         "python": platform.python_version(),
