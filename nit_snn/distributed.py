@@ -99,11 +99,12 @@ class Ranks:
         if self.shares is None:
             return seed
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
-        named = torch.tensor([seed >> 32, seed & 0xFFFFFFFF], device=device)  # may lack a sign
+        signed = (seed + 2**63) % 2**64 - 2**63  # the same to a generator
+        named = torch.tensor([signed], dtype=torch.int64, device=device)
         with together():
             for tensor in (named, *net.state_dict().values()):
                 dist.broadcast(tensor, 0)
-        return (int(named[0]) << 32) | int(named[1])
+        return int(named)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes."""

@@ -167,3 +167,16 @@ def test_a_seed_of_64_bits_can_be_saved(seed: int) -> None:
     assert other.seed == seed
     with other.record():
         net(other.expand(torch.rand(2, 4)))
+
+
+def test_a_seed_without_a_sign_draws_what_the_signed_one_does() -> None:
+    """Several processes tell each other the signed one."""
+    drawn = []
+    for seed in (2**64 - 5, -5):
+        net = swap_neurons(nn.Sequential(nn.Linear(4, 3), snn.Leaky(0.9, threshold=9.0)))
+        learner = NITLearner(net, replicas=2, seed=seed)
+        with learner.record():
+            rows = learner.expand(torch.zeros(2, 3))
+            drawn.append(net[1](rows)[1].detach())  # membranes: the threshold is out of the way
+        learner.close()
+    assert torch.equal(*drawn)
