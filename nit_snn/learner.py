@@ -54,29 +54,6 @@ from .taps import Tap
 from .told import Told
 from .two_passes import cuda_devices, in_two_passes
 
-#: Options that cannot be changed later; `rule` and those of `_CHECKED` can.
-_FIXED = {
-    "antithetic",
-    "baseline",
-    "causal",
-    "conditional",
-    "control",
-    "layerwise",
-    "learn_sigma",
-    "memory",
-    "noise",
-    "replica_bounds",
-    "sobol",
-    "target_snr",
-}
-
-#: Those that can, and what they have to be.
-_CHECKED: dict[str, Callable[[Any], None]] = {
-    "nonfinite": option_checks.check_nonfinite,
-    "sigma_bounds": lambda bounds: option_checks.check_learned_levels(True, bounds),
-    "weight_bounds": option_checks.check_weight_bounds,
-}
-
 
 class NITLearner:
     """Learns from noise: writes the likelihood-ratio gradient of the mean loss into `.grad`.
@@ -288,13 +265,13 @@ class NITLearner:
     def __setattr__(self, name: str, value: Any) -> None:
         attached = "_told" in vars(self)
         unboxed = attached and self._projection is None  # no optimizer's step would be followed
-        if attached and (name in _FIXED or (name == "weight_bounds" and unboxed)):
+        if attached and (name in option_checks.FIXED or (name == "weight_bounds" and unboxed)):
             raise AttributeError(
                 f"{name} was checked against the network when the learner was attached. Close it, "
                 f"and attach another with {name}={value!r}."
             )
-        if attached and name in _CHECKED:
-            _CHECKED[name](value)
+        if attached and name in option_checks.CHANGEABLE:
+            option_checks.CHANGEABLE[name](value)
             value = plain(value)
         super().__setattr__(name, value)
 

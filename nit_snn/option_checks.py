@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import baselines, control
 from .errors import AttachError
 from .memory import MODES
-from .plain_numbers import is_number, is_whole
+from .plain_numbers import is_number, is_whole, plain
+from .saved_state import is_seed
+
+#: Options that cannot be changed later; `rule` and those of `CHANGEABLE` can.
+FIXED = {
+    "antithetic",
+    "baseline",
+    "causal",
+    "conditional",
+    "control",
+    "layerwise",
+    "learn_sigma",
+    "memory",
+    "noise",
+    "replica_bounds",
+    "sobol",
+    "target_snr",
+}
 
 #: What becomes of a bad batch. "write" is for `torch.amp.GradScaler`, which looks by itself.
 POLICIES = ("raise", "skip", "write")
@@ -75,7 +92,7 @@ def check_types(**flags: Any) -> None:
 
 
 def check_seed(seed: Any) -> None:
-    if seed is not None and not (is_whole(seed) and -(2**63) <= seed < 2**64):
+    if seed is not None and not is_seed(plain(seed)):
         raise AttachError(f"seed must be an integer of 64 bits, or None, got {seed!r}.")
 
 
@@ -209,3 +226,11 @@ def _is_one_of(value: Any, allowed: Sequence[bool | str]) -> bool:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and all(is_number(v) for v in value)
+
+
+#: Options that can be, and what they have to be then.
+CHANGEABLE: dict[str, Callable[[Any], None]] = {
+    "nonfinite": check_nonfinite,
+    "sigma_bounds": lambda bounds: check_learned_levels(True, bounds),
+    "weight_bounds": check_weight_bounds,
+}

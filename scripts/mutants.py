@@ -7,9 +7,8 @@ by one, a `not` left out, min for max. Each is tried in a process of its own, wh
 changed module in place of the true one and runs the tests that are named for it until the first
 that fails. After each module, its row in --output is written: how many were killed, which were
 not, and why that is no gap in the tests (`equivalent_mutants.py`; looked at one by one). With
---again, those that a test was added for are tried once more, by the tests that -k picks; with
---more, a module's sample is made larger, where the module is as it was. Needs a system that can
-fork; frameworks are imported once.
+--again, those that a test was added for are tried once more, by the tests that -k picks. Needs a
+system that can fork; frameworks are imported once.
 """
 
 from __future__ import annotations
@@ -234,20 +233,6 @@ def once_more(name: str, row: dict[str, Any], until: float, only: str | None) ->
     return {**row, "command": command, "killed": killed, "survivors": survivors}
 
 
-def further(name: str, row: dict[str, Any], sample: int | None, until: float) -> dict[str, Any]:
-    """A module's row, with those that come after the ones tried so far, up to `sample` in all."""
-    source, numbers = path_of(name).read_text(), order(row["places"], row["seed"])
-    same = len(list(sites(ast.parse(source)))) == row["places"]
-    before = {mutated(source, n)[1] for n in numbers[: row["tried"]]} if same else set()
-    if not same or any((s["line"], s["change"]) not in before for s in row["survivors"]):
-        sys.exit(f"{name} has changed; try all of it again.")
-    if not numbers[row["tried"] : sample]:
-        return row
-    found = tried(name, numbers[row["tried"] : sample], until)
-    command = f"{row['command']}; {called()}"
-    return {**row, "command": command, **{key: row[key] + found[key] for key in found}}
-
-
 def called() -> str:
     """The command that runs this."""
     return shlex.join(["python", *sys.argv])
@@ -286,7 +271,6 @@ def main() -> None:
     add("--modules", nargs="+", choices=TESTS, default=list(TESTS), metavar="MODULE")
     add("--again", action="store_true", help="only those that survived and are not explained")
     add("-k", dest="only", metavar="TESTS", help="with --again: of the tests, as pytest has it")
-    add("--more", action="store_true", help="only those that were not tried, up to --sample in all")
     add("--minutes", type=float, default=float("inf"), help="begin no other mutant after so long")
     add("--output", type=Path, default=ROOT / "docs" / "benchmarks" / "mutants.json")
     args = parser.parse_args()
@@ -299,13 +283,9 @@ def main() -> None:
     for name in args.modules:
         if time.monotonic() > until:
             break
-        if args.again or args.more:
+        if args.again:
             row = json.loads(args.output.read_text())["modules"][name]
-            if args.again:
-                row = once_more(name, row, until, args.only)
-            else:
-                row = further(name, row, args.sample, until)
-            keep(name, row, args.output)
+            keep(name, once_more(name, row, until, args.only), args.output)
             continue
         places = len(list(sites(ast.parse(path_of(name).read_text()))))
         row = tried(name, order(places, args.seed)[: args.sample], until)

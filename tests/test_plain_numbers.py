@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import snntorch as snn
 import torch
-from torch import nn
+from test_robust_inputs import IMAGES, LABELS, network
 from torch.nn.functional import cross_entropy
 
-from nit_snn import NITLearner, NITSPlus, audit, swap_neurons
+from nit_snn import NITLearner, NITSPlus, audit
 from nit_snn.batches import Batches
 from nit_snn.checkpoint import Checkpoints
 from nit_snn.errors import AttachError
@@ -33,15 +32,7 @@ from nit_snn.robustness import (
 )
 from nit_snn.robustness.inputs import check_counts, check_positive, check_radius
 
-IMAGES = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-LABELS = torch.tensor([0, 1, 2, 0, 1])
 TWO, HALF = np.int64(2), np.float32(0.5)
-
-
-def network() -> nn.Sequential:
-    """4-6-3, one noisy layer, a linear readout."""
-    neuron = snn.Leaky(beta=0.5, init_hidden=True, reset_mechanism="zero")
-    return swap_neurons(nn.Sequential(nn.Flatten(), nn.Linear(4, 6), neuron, nn.Linear(6, 3)))
 
 
 def plain_kinds(state: Any) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import AuditError
 from ..learner import NITLearner
 from ..plain_numbers import is_number, is_whole, plain
+from ..saved_state import is_seed
 from .report import WHOLE, AuditReport, Closest, Row
 from .statistics import UNRESOLVED, Products, gram, t_quantile
 from .subject import Forward, Gradient, Loss, Sigma, Subject
@@ -314,7 +315,6 @@ def _check_options(
         ("replicas", replicas),
         ("estimates", estimates),
         ("max_passes", max_passes),
-        ("seed", seed),
     ):
         if not is_whole(count):
             raise AuditError(f"{name} must be an integer, got {count!r}.")
@@ -329,8 +329,8 @@ def _check_options(
         raise AuditError(f"max_passes must be at least 1, got {max_passes}.")
     if not 0 < confidence < 1:
         raise AuditError(f"confidence must lie between 0 and 1, got {confidence}.")
-    if not -(2**63) <= seed < 2**63:
-        raise AuditError(f"seed must be an integer of 64 bits, got {seed}.")
+    if not is_seed(plain(seed)):
+        raise AuditError(f"seed must be an integer of 64 bits, got {seed!r}.")
 
 
 def _check_functions(loss: Any, forward: Any, surrogates: Any) -> None:
