@@ -44,7 +44,8 @@ class Told:
             replicas: C.
             expansions: The numbers of rows that something was expanded to.
         """
-        self.after_own_pass(recording)
+        if not self._learned:
+            warn.of_coupling(recording.coupled)
         if recording.carried and not self._carried:
             self._carried = True
             warn.of_carried(recording.carried)
@@ -53,7 +54,7 @@ class Told:
             warn.of_no_expansion(replicas, recording.rows)
 
     def after_own_pass(self, recording: Recording) -> None:
-        """Only the first of these, for a pass that the learner itself has reset and expanded."""
+        """The same for a pass that was reset and expanded by the learner itself."""
         if not self._learned:
             warn.of_coupling(recording.coupled)
 
