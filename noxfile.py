@@ -7,6 +7,8 @@
 What came of it is in docs/benchmarks/compatibility.json, row by row (`scripts/compatibility.py`).
 """
 
+from pathlib import Path
+
 import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -28,7 +30,7 @@ COMBINATIONS = [
 ]
 #: What depends on the frameworks and on torch; the rest of the suite is the project's own code.
 TESTS = [
-    f"tests/test_{name}.py"
+    str(next(Path("tests").rglob(f"test_{name}.py")))
     for name in [
         *("smoke", "swap", "neurons", "learner", "rules", "routes", "conditioned", "control"),
         *("oracle", "taps", "synapses", "interop_snntorch", "interop_spikingjelly"),
@@ -61,5 +63,5 @@ def extras(session: nox.Session, extra: str) -> None:
     """What an extra is for, with that extra alone; all others are named where they are missing."""
     session.install("." if extra == "none" else f".[{extra}]", "pytest")
     session.env["OMP_NUM_THREADS"] = "1"
-    arguments = ("--noconftest", "tests/test_smoke.py")
+    arguments = ("--noconftest", "tests/docs/test_smoke.py")
     session.run("python", "scripts/compatibility.py", f"extra: {extra}", *arguments)

@@ -46,7 +46,7 @@ from gpu_peers import (
 from gpu_report import headline_of, notes, picture, ratios, show, show_kernels, show_summary
 from tqdm import tqdm
 
-from nit_snn.kernels.launch import LAUNCHED
+from nit_snn.dynamics.kernels.launch import LAUNCHED
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEADLINE = Point()

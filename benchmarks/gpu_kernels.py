@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from gpu_measure import Result, copy_rate, measure
 
-from nit_snn import bits as spike_bits
-from nit_snn.kernels.linear_gradient.op import linear_gradient
-from nit_snn.kernels.linear_sign_gradient.op import linear_sign_gradient
-from nit_snn.kernels.noisy_lif.op import noisy_lif
-from nit_snn.kernels.sigma_gradient.op import sigma_gradient
-from nit_snn.kernels.weighted_score.op import weighted_score
+from nit_snn.dynamics.kernels.linear_gradient.op import linear_gradient
+from nit_snn.dynamics.kernels.linear_sign_gradient.op import linear_sign_gradient
+from nit_snn.dynamics.kernels.noisy_lif.op import noisy_lif
+from nit_snn.dynamics.kernels.sigma_gradient.op import sigma_gradient
+from nit_snn.dynamics.kernels.weighted_score.op import weighted_score
+from nit_snn.recording import bits as spike_bits
 
 _TILE = 256  # inputs for which the gradient of a dense layer draws its noise once
 

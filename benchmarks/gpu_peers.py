@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
-from nit_snn.backend import VARIABLE, backend_of
+from nit_snn.dynamics.backend import VARIABLE, backend_of
 from nit_snn.errors import BackendError
 
 KERNELS, TORCH = "NIT, kernels", "NIT, torch"

@@ -39,12 +39,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nit_snn import NITLearner, backends, keep_freed_memory, swap_neurons
-from nit_snn.backend import VARIABLE
-from nit_snn.firing import bell_
-from nit_snn.kernels.noisy_lif.reference import Dynamics
+from nit_snn.dynamics.backend import VARIABLE
+from nit_snn.dynamics.closed_form import left_behind, noisy_step, spikes_of
+from nit_snn.dynamics.firing import bell_
+from nit_snn.dynamics.kernels.noisy_lif.reference import Dynamics
+from nit_snn.gradients.synapses.few_outputs import few_outputs
 from nit_snn.neurons.base import Lif
-from nit_snn.neurons.closed_form import left_behind, noisy_step, spikes_of
-from nit_snn.synapses.few_outputs import few_outputs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import training

@@ -67,7 +67,10 @@ nitpicky = True
 #: What other projects define: nothing is fetched when this is built.
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|npt|nn|snn|snntorch|spikingjelly|matplotlib|collections|os)\b.*"),
-    (r"py:.*", r"nit_snn\.(rules\.Ruled|neurons\.registry\.Noisy|kernels\..*)"),
+    (
+        r"py:.*",
+        r"nit_snn\.(estimators\.scores\.Ruled|neurons\.registry\.Noisy|dynamics\.kernels\..*)",
+    ),
     (r"py:.*", r"(Any|Tensor|Figure|Axes|Path|Iterator|Callable|Mapping|nn\..*|pathlib\..*)"),
     (r"py:.*", r"(optional|scalar|Rows|dict\[str.*|NDArray|uint8|_.*|typing\..*)"),
 ]

@@ -44,11 +44,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nit_snn import NITLearner, keep_freed_memory, swap_neurons
-from nit_snn.auditing import noise_density
-from nit_snn.batches import Batches
-from nit_snn.checkpoint import Checkpoints, write_whole
 from nit_snn.datasets import NAMES, Splits, load, split
 from nit_snn.errors import CheckpointError
+from nit_snn.inspect.audit import noise_density
 from nit_snn.robustness import (
     EOTPGD,
     AdversarialExpand,
@@ -59,6 +57,8 @@ from nit_snn.robustness import (
     loss_of_mean,
     trades,
 )
+from nit_snn.training.batches import Batches
+from nit_snn.training.checkpoints import Checkpoints, write_whole
 
 EPS = 0.1
 TIME = {"conditional": "pathwise", "control": "time"}

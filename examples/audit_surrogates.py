@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nit_snn import swap_neurons
-from nit_snn.auditing import AuditReport, audit
 from nit_snn.datasets import load_subset
+from nit_snn.inspect.audit import AuditReport, audit
 
 NETWORKS = ((784, 50, 10), (784, 50, 50, 10))
 

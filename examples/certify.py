@@ -26,7 +26,6 @@ import torch
 import training
 from adversarial_training import Setting, Spiking
 
-from nit_snn.checkpoint import Checkpoints
 from nit_snn.datasets import NAMES, load, split
 from nit_snn.robustness import (
     Certificate,
@@ -35,6 +34,7 @@ from nit_snn.robustness import (
     certify_smoothing,
     sensitivity,
 )
+from nit_snn.training.checkpoints import Checkpoints
 
 RADII = [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0]
 RADII_LINF = [0.0, 0.001, 0.002, 0.003, 0.005, 0.01, 0.1]

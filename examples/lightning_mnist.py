@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.datasets import NAMES, load, split
-from nit_snn.monitoring import TrainingLog
+from nit_snn.inspect.monitoring import TrainingLog
 
 
 class Classifier(lightning.LightningModule):

@@ -30,8 +30,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nit_snn import keep_freed_memory
-from nit_snn.auditing import rectangle
 from nit_snn.datasets import load, split
+from nit_snn.inspect.audit import rectangle
 from nit_snn.robustness import EOTPGD, Defender, gradients, paper_attacks
 
 EPS = 0.1

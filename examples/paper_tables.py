@@ -35,13 +35,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nit_snn import NITLearner, NITSPlus, keep_freed_memory, swap_neurons
-from nit_snn.auditing import rectangle
-from nit_snn.batches import Batches
-from nit_snn.checkpoint import Checkpoints, write_whole
 from nit_snn.datasets import NAMES, Splits, load, split
 from nit_snn.errors import CheckpointError
-from nit_snn.plotting import accuracy_against_eps
+from nit_snn.inspect.audit import rectangle
+from nit_snn.inspect.plotting import accuracy_against_eps
 from nit_snn.robustness import Defender, Verdict, adaptive, check, compare, paper
+from nit_snn.training.batches import Batches
+from nit_snn.training.checkpoints import Checkpoints, write_whole
 
 METHODS = ("STBP", "STBP-N", "NIT", "NIT-S", "NIT-S+")
 PAPER: dict[str, dict[str, list[float]]] = {  # clean, then ATTACKS

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
-from nit_snn.probe import Activity, probe
+from nit_snn.inspect.probe import Activity, probe
 
 NAMES = {"nit": "NIT", "stbp": "STBP", "stbp-n": "STBP-N", "nit-s": "NIT-S", "nit-s+": "NIT-S+"}
 COLOURS = {name: f"C{i}" for i, name in enumerate(NAMES)}

@@ -27,10 +27,10 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 from nit_snn import NITLearner, NITSPlus, keep_freed_memory, noise_off, swap_neurons
-from nit_snn.batches import Batches
-from nit_snn.checkpoint import Checkpoints
 from nit_snn.datasets import NAMES, Splits, load, split
 from nit_snn.errors import CheckpointError
+from nit_snn.training.batches import Batches
+from nit_snn.training.checkpoints import Checkpoints
 
 METHODS = ("nit", "stbp", "stbp-n", "nit-s", "nit-s+")
 CONTROLS = ("none", "readout", "network", "time")

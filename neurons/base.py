@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..dynamics.kernels.noisy_lif.reference import Dynamics
+from ..dynamics.lif import perturb
 from ..errors import CurrentError, RecordingError, SwapError
-from ..kernels.noisy_lif.reference import Dynamics
-from .functional import perturb
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..compat import require
-from ..kernels.noisy_lif.reference import Dynamics
+from ..dynamics.kernels.noisy_lif.reference import Dynamics
+from ..dynamics.lif import alpha_charge, lapicque_charge, leaky_charge, synaptic_current
 from .base import Charge, Current, Lif, NoisyNeuron
-from .functional import alpha_charge, lapicque_charge, leaky_charge, synaptic_current
 from .guard import guarded, unguarded
 
 require("snntorch", extra="snntorch")

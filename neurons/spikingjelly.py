@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..compat import give_functional_states, require
-from ..kernels.noisy_lif.reference import Dynamics
-from ..synapses import register_synapse
-from ..synapses.conv import conv_gradient
-from ..synapses.linear import linear_gradient
+from ..dynamics.kernels.noisy_lif.reference import Dynamics
+from ..dynamics.lif import hard_reset, if_charge, lif_charge, plif_charge, soft_reset
+from ..gradients.synapses import register_synapse
+from ..gradients.synapses.conv import conv_gradient
+from ..gradients.synapses.linear import linear_gradient
 from .base import Charge, Current, Lif, NoisyNeuron, Sequence
-from .functional import hard_reset, if_charge, lif_charge, plif_charge, soft_reset
 from .guard import guarded, unguarded
 
 require("spikingjelly", extra="spikingjelly")
@@ -195,7 +195,7 @@ class NoisyLIFNode(_NoisyNode, sj.LIFNode):
     """SpikingJelly's `LIFNode` with Gaussian noise in its membrane.
 
     `h_t = m_t + sigma * eps_t`, where `m_t` is SpikingJelly's charge with or without `decay_input`
-    (see `nit_snn.neurons.functional.lif_charge`); it fires when `h_t >= v_threshold`, and that
+    (see `nit_snn.dynamics.lif.lif_charge`); it fires when `h_t >= v_threshold`, and that
     same `h_t` is reset and carried over. Outside of a learner's `record()` the surrogate gradient
     works as usual.
 

@@ -6,13 +6,13 @@ train with any torch optimizer and any loss.
 
 from importlib.metadata import version as _version
 
-from .allocator import keep_freed_memory
-from .auditing import AuditReport, audit
-from .backend import backends
+from .dynamics.backend import backends
+from .estimators.scores import NITSPlus
+from .inspect.audit import AuditReport, audit
 from .learner import NITLearner
 from .neurons import noise_off
-from .rules import NITSPlus
 from .swap import restore_neurons, swap_neurons
+from .training.allocator import keep_freed_memory
 
 __version__ = _version("nit-snn")
 __all__ = [

@@ -10,24 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import (
-    baselines,
-    checks,
-    diagnosis,
-    loss_checks,
-    nonfinite,
-    option_checks,
-    projection,
-    rules,
-    saved_state,
-)
-from .all_or_nothing import all_or_nothing
-from .attachment import attach, check_free, detach
-from .baselines import INDEPENDENT
-from .control import settle_all
-from .credit import Credit
-from .distributed import Ranks, check_wrapper
-from .eager import eager
 from .errors import (
     AttachError,
     LossError,
@@ -35,24 +17,39 @@ from .errors import (
     NonFiniteLossError,
     RecordingError,
 )
-from .events import Estimate
-from .expansion import Expansion, check_batch
-from .gather import Gathering
-from .leftovers import Leftovers
-from .memory import CONTROL, MODES, PATHWISE, Footprint
+from .estimators import baselines
+from .estimators import scores as rules
+from .estimators.advantages import Credit
+from .estimators.baselines import INDEPENDENT
+from .estimators.control import settle_all
+from .gradients import nonfinite
+from .gradients.accumulate import Gathering
+from .gradients.atomic_update import all_or_nothing
+from .gradients.synapses import gradient_function
 from .neurons.base import NoisyNeuron, check_module, noisy_neurons
-from .noise import Noise
-from .noise_source import NoiseSource
-from .pass_checks import check_steps
-from .plain_numbers import plain
-from .planning import Plan, Planner
-from .recording import Recording
-from .replicas import ReplicaController, snr
-from .shares import Shares
-from .synapses import gradient_function
-from .taps import Tap
-from .told import Told
-from .two_passes import cuda_devices, in_two_passes
+from .noise.source import NoiseSource
+from .noise.streams import Noise
+from .recording.attachment import attach, check_free, detach
+from .recording.eager import eager
+from .recording.expansion import Expansion, check_batch
+from .recording.memory import CONTROL, MODES, PATHWISE, Footprint
+from .recording.planning import Plan, Planner
+from .recording.recorder import Recording
+from .recording.shares import Shares
+from .recording.stale_state import Leftovers
+from .recording.synapse_taps import Tap
+from .recording.trace import Estimate
+from .recording.two_passes import cuda_devices, in_two_passes
+from .training import projection, saved_state
+from .training.distributed import Ranks, check_wrapper
+from .training.replicas import ReplicaController, snr
+from .validation import diagnosis
+from .validation import losses as loss_checks
+from .validation import network as checks
+from .validation import options as option_checks
+from .validation.passes import check_steps
+from .validation.to_python_scalar import plain
+from .validation.warn_once import Told
 
 
 class NITLearner:
@@ -69,7 +66,7 @@ class NITLearner:
         replicas: C, how often each sample is put through the network with different noise; or
             "auto": chosen for each batch from the signal-to-noise ratio of those before.
         replica_bounds: (fewest, most) replicas for "auto", powers of two.
-        target_snr: The ratio that "auto" aims at (see `nit_snn.replicas`).
+        target_snr: The ratio that "auto" aims at (see `nit_snn.training.replicas`).
         rule: "nit", the unbiased estimator of Eq. 8, or "nit-s", the sign direction of Eq. 3
             for the weights. It can be changed at any time: `learner.rule = "nit"`. Conditioning
             is for "nit", and rests under "nit-s".
@@ -80,14 +77,14 @@ class NITLearner:
             no bias, but only for neurons that a spike resets to a constant, and for losses
             that read no membrane. Anything else is refused. "pathwise" conditions on the spike
             whatever it was, and follows what the membrane carries on by its derivative (see
-            `nit_snn.pathwise`): far less variance where neurons are mostly silent or mostly
-            firing, and for any reset.
+            `nit_snn.dynamics.pathwise`): far less variance where neurons are mostly silent or
+            mostly firing, and for any reset.
         control: Subtract what the loss's derivative in the spikes already explains (see
-            `nit_snn.control`): much less variance, no bias, for losses that are differentiable in
-            the spikes that they read. "readout" does so for the layers that the loss reads,
-            "network" for all layers, with coefficients that are followed from layer to layer
-            within each time step; "time", for conditional="pathwise", follows them through the
-            membranes as well; "none" not at all. Needs the leave-one-out baseline.
+            `nit_snn.estimators.control`): much less variance, no bias, for losses that are
+            differentiable in the spikes that they read. "readout" does so for the layers that the
+            loss reads, "network" for all layers, with coefficients that are followed from layer to
+            layer within each time step; "time", for conditional="pathwise", follows them through
+            the membranes as well; "none" not at all. Needs the leave-one-out baseline.
         sobol: Scrambled Sobol points instead of independent noise, in two sets under the
             leave-one-out baseline and in one otherwise. The replicas of a set depend on
             each other, so a baseline leaves out all of them.
@@ -104,11 +101,11 @@ class NITLearner:
         weight_bounds: (smallest, largest) value of every other trainable parameter, likewise
             (the paper's projection on Omega); None leaves them free.
         noise: "fresh" for each pass, or "table": read from a table that all passes share, which
-            costs a CPU next to nothing (see `nit_snn.noise.TableNoise`). Within a pass the noise is
-            as independent as ever, and the gradient as unbiased over the tables.
+            costs a CPU next to nothing (see `nit_snn.noise.streams.TableNoise`). Within a pass the
+            noise is as independent as ever, and the gradient as unbiased over the tables.
         distributed: Share out each sample's "replicas" over the processes of torch.distributed, all
             of which see the same batch, or "samples", a batch for each (see
-            `nit_snn.distributed`); None for this process alone. The gradient that lands in
+            `nit_snn.training.distributed`); None for this process alone. The gradient that lands in
             `.grad` is that of all.
         seed: Names the noise of all passes; None takes one from torch's global generator.
         memory: What a pass keeps until its losses are known; all give the same gradient. "scores":
@@ -118,7 +115,7 @@ class NITLearner:
             replay, and to one share of the replicas after the other.
         memory_limit: Bytes that a pass may take, beyond the network and the batch; None for half
             of what the device has left when the pass begins.
-        route: "auto" takes registered synapses (`nit_snn.synapses`) on the fast route and
+        route: "auto" takes registered synapses (`nit_snn.gradients.synapses`) on the fast route and
             everything else through the local autograd graph; "general" takes the graph always.
         nonfinite: What a batch does whose losses or gradient are NaN or infinite. "raise": raise an
             error. "skip": nothing but to count in `skipped`; membranes that are not finite are
@@ -130,7 +127,7 @@ class NITLearner:
         skipped: How many batches were left out because of NaN or infinity.
         measure_snr: Whether `backward` fills in `snr`, which takes a little time; off at first.
         snr: The signal-to-noise ratio of each layer's gradient in the last batch that was measured,
-            by name (see `nit_snn.replicas.snr`).
+            by name (see `nit_snn.training.replicas.snr`).
 
     Raises:
         AttachError: The network has no noisy neuron, a spiking neuron that is not noisy, a sigma
@@ -928,7 +925,7 @@ class NITLearner:
     def _control(
         self, recording: Recording, losses: Tensor
     ) -> tuple[dict[NoisyNeuron, list[Tensor]], list[Tensor]]:
-        """See `nit_snn.control.settle_all`.
+        """See `nit_snn.estimators.control.settle_all`.
 
         The first pass offers the spikes of all layers; from then on only those that were read.
         """

@@ -1,6 +1,6 @@
 """Runs tests in the environment that it is started in, and keeps what came of them.
 
-    python scripts/compatibility.py NAME tests/test_smoke.py ... --output docs/benchmarks/x.json
+    python scripts/compatibility.py NAME tests/docs/test_smoke.py --output docs/benchmarks/x.json
 
 `noxfile.py` calls it in every environment that it makes. The row of that NAME is added to the
 output, or replaced: versions of what is installed, how many tests passed, failed and were

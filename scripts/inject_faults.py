@@ -39,10 +39,10 @@ import mnist_snntorch
 import mnist_spikingjelly
 import training
 
-from nit_snn import checkpoint
-from nit_snn.checkpoint import Checkpoints
 from nit_snn.datasets import Splits, idx, load, split, subset
 from nit_snn.errors import CheckpointError, DatasetError
+from nit_snn.training import checkpoints as checkpoint
+from nit_snn.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = {

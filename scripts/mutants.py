@@ -37,31 +37,33 @@ from equivalent_mutants import EQUIVALENT
 from hypothesis import Phase, settings
 
 ROOT = Path(__file__).resolve().parents[1]
+_CONTROL = "settling conditioned native_edges native control_sequence control"
 #: Each module, and the tests that are run for its mutants, the fastest first.
 TESTS = {
-    "nit_snn.projection": "projection",
-    "nit_snn.credit": "credit",
-    "nit_snn.synapses.linear": "synapses",
-    "nit_snn.synapses.conv": "synapses",
-    "nit_snn.synapses.few_outputs": "synapses native",
-    "nit_snn.neurons.closed_form": "closed_form",
-    "nit_snn.neurons.functional": "membranes",
-    "nit_snn.firing": "firing",
-    "nit_snn.baselines": "baselines",
-    "nit_snn.rules": "firing schedule rules",
-    "nit_snn.conditioned": "conditioned native_edges native",
-    "nit_snn.pathwise": "conditioned native_edges native",
-    "nit_snn.gather": "time_in_pieces branches conditioned native rules learner memory sampling",
-    "nit_snn.layer_noise": "native noise_table",
-    "nit_snn.control": "settling conditioned native_edges native control_sequence control",
-    "nit_snn.control_steps": "settling conditioned native_edges native control_sequence control",
-    "nit_snn.settling": "settling native_edges native control_sequence control",
-    "nit_snn.native.arguments": "native_edges native conditioned",
-    "nit_snn.native.build": "native",
-    "nit_snn.native.conditioned": "native_edges native conditioned",
-    "nit_snn.native.layer": "native_edges native",
-    "nit_snn.native.settle": "native_edges native control_sequence",
-    "nit_snn.native.steps": "native_edges native",
+    "nit_snn.training.projection": "projection",
+    "nit_snn.estimators.advantages": "credit",
+    "nit_snn.gradients.synapses.linear": "synapses",
+    "nit_snn.gradients.synapses.conv": "synapses",
+    "nit_snn.gradients.synapses.few_outputs": "synapses native",
+    "nit_snn.dynamics.closed_form": "closed_form",
+    "nit_snn.dynamics.lif": "membranes",
+    "nit_snn.dynamics.firing": "firing",
+    "nit_snn.estimators.baselines": "baselines",
+    "nit_snn.estimators.scores": "firing schedule rules",
+    "nit_snn.dynamics.conditioned": "conditioned native_edges native",
+    "nit_snn.dynamics.pathwise": "conditioned native_edges native",
+    "nit_snn.gradients.accumulate": "time_in_pieces branches conditioned native rules learner "
+    "memory sampling",
+    "nit_snn.noise.layer_noise": "native noise_table",
+    "nit_snn.estimators.control": _CONTROL,
+    "nit_snn.estimators.control_steps": _CONTROL,
+    "nit_snn.estimators.control_coefficients": _CONTROL.replace("conditioned ", ""),
+    "nit_snn.dynamics.compiled.arguments": "native_edges native conditioned",
+    "nit_snn.dynamics.compiled.build": "native",
+    "nit_snn.dynamics.compiled.conditioned": "native_edges native conditioned",
+    "nit_snn.dynamics.compiled.layer": "native_edges native",
+    "nit_snn.dynamics.compiled.settle": "native_edges native control_sequence",
+    "nit_snn.dynamics.compiled.steps": "native_edges native",
 }
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub,
@@ -149,7 +151,8 @@ def path_of(name: str) -> Path:
 
 
 def tests_of(name: str) -> list[str]:
-    return [str(ROOT / "tests" / f"test_{test}.py") for test in TESTS[name].split()]
+    found = [next((ROOT / "tests").rglob(f"test_{test}.py")) for test in TESTS[name].split()]
+    return [str(path) for path in found]
 
 
 class Unshrunk:

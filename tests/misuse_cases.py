@@ -1,8 +1,8 @@
 """Bad input and misuse, case by case: what is done, and how it is answered.
 
-`tests/test_misuse.py` runs each of them, and `scripts/reliability_table.py` makes the table in
-docs/reliability.md of them. An answer is an error, a warning, or a sentence about what is done
-instead, which the call asserts itself.
+`tests/validation/test_misuse.py` runs each of them, and `scripts/reliability_table.py` makes the
+table in docs/reliability.md of them. An answer is an error, a warning, or a sentence about what is
+done instead, which the call asserts itself.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, NITSPlus, audit, datasets, noise_off, restore_neurons, swap_neurons
-from nit_snn.batches import Batches
-from nit_snn.checkpoint import Checkpoints
 from nit_snn.errors import (
     AttachError,
     AuditError,
@@ -42,8 +40,8 @@ from nit_snn.errors import (
     SwapError,
     UnreachedParameterWarning,
 )
+from nit_snn.inspect.probe import probe
 from nit_snn.neurons import NoisyActivation
-from nit_snn.probe import probe
 from nit_snn.robustness import (
     EOTPGD,
     AdversarialExpand,
@@ -62,6 +60,8 @@ from nit_snn.robustness import (
     sensitivity,
     worst_by_chance,
 )
+from nit_snn.training.batches import Batches
+from nit_snn.training.checkpoints import Checkpoints
 
 X, Y = torch.linspace(-1, 3, 20).view(5, 4), torch.tensor([0, 1, 2, 0, 1])
 NAN, INF = float("nan"), float("inf")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..learner import NITLearner
-from ..plain_numbers import plain
+from ..validation.to_python_scalar import plain
 from .classifier import NoisyClassifier
 from .eot import evaluating
 from .inputs import check_counts, check_numbers, check_positive, check_radius, checked_labels

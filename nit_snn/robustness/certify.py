@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from ..compat import require
 from ..errors import ClassifierError
+from ..inspect.probe import Activity, _Probe
 from ..neurons.base import Charge, NoisyNeuron, check_module, noisy_neurons
-from ..plain_numbers import is_number, plain
-from ..probe import Activity, _Probe
-from ..two_passes import cuda_devices
+from ..recording.two_passes import cuda_devices
+from ..validation.to_python_scalar import is_number, plain
 from .classifier import NoisyClassifier, check_idle, reset_states
 from .eot import evaluating
 from .inputs import check_counts, check_numbers, check_positive

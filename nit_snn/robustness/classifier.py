@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks, option_checks
-from ..auditing.surrogates import Surrogate, switched, with_surrogate
 from ..errors import AttachError, BiasWarning, ClassifierError, RecordingError
+from ..inspect.audit.surrogates import Surrogate, switched, with_surrogate
 from ..neurons.base import NoisyNeuron, check_module, noise_off, noisy_neurons
-from ..noise import ReplicaNoise
-from ..plain_numbers import is_whole
-from ..recording import Recording
+from ..noise.streams import ReplicaNoise
+from ..recording.recorder import Recording
 from ..swap import spiking_modules
+from ..validation import network as checks
+from ..validation import options as option_checks
+from ..validation.to_python_scalar import is_whole
 from .front import once
 from .pullback import AVERAGES, Averaged, LikelihoodRatio, Pass, frozen
 
@@ -63,9 +64,9 @@ class NoisyClassifier(nn.Module):
             the defender decides by.
         surrogate: With gradient="surrogate" the derivative of every spike: any surrogate of either
             framework in either network, such as `snntorch.surrogate.atan(alpha=2.0)` or
-            `surrogate.Sigmoid(alpha=4.0)` of SpikingJelly, or `nit_snn.auditing.noise_density`;
-            or one for each neuron by its qualified name. None: the network's own. Spikes remain
-            what they are.
+            `surrogate.Sigmoid(alpha=4.0)` of SpikingJelly, or
+            `nit_snn.inspect.audit.noise_density`; or one for each neuron by its qualified name.
+            None: the network's own. Spikes remain what they are.
         conditional: With gradient="lr", as in `nit_snn.NITLearner`: conditions on the spikes, for
             less variance; for outputs that are made of spikes and not of membranes.
         control: With gradient="lr", as in `nit_snn.NITLearner`: control variates, for outputs that

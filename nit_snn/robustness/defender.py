@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..plain_numbers import plain
+from ..validation.to_python_scalar import plain
 from .classifier import NoisyClassifier
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..plain_numbers import plain
+from ..validation.to_python_scalar import plain
 from .inputs import check_counts, check_pixels, check_radius, checked_labels
 
 

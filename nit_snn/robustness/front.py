@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..expansion import Expansion, repeats_over_time
-from ..synapses import gradient_function
+from ..gradients.synapses import gradient_function
+from ..recording.expansion import Expansion, repeats_over_time
 
 
 @contextmanager
 def once(net: nn.Module, encoded: Tensor, draws: int, dim: int) -> Iterator[Tensor]:
     """Repeats an input over draws, and lets the synapses that it enters see it once.
 
-    Inside, an instance of a registered synapse (`nit_snn.synapses`) that is given the repeated
-    input, a mere reshape of it, or either of them repeated over time, computes its output for
-    `encoded` and repeats that. Unlike a learner's taps this keeps the graph, so that a gradient is
-    summed over draws and steps before it meets the weights.
+    Inside, an instance of a registered synapse (`nit_snn.gradients.synapses`) that is given the
+    repeated input, a mere reshape of it, or either of them repeated over time, computes its output
+    for `encoded` and repeats that. Unlike a learner's taps this keeps the graph, so that a gradient
+    is summed over draws and steps before it meets the weights.
 
     Args:
         net: The network.

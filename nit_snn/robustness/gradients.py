@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ..auditing.surrogates import atan, noise_density, rectangle, with_surrogate
 from ..errors import AttachError, ClassifierError
+from ..inspect.audit.surrogates import atan, noise_density, rectangle, with_surrogate
 from ..neurons.base import NoisyNeuron, noisy_neurons
 from ..swap import spiking_modules
 from .defender import Defender

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..plain_numbers import plain
+from ..validation.to_python_scalar import plain
 from .eot import evaluating
 from .inputs import check_counts, check_pixels, check_positive, check_radius, checked_labels
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..auditing.surrogates import rectangle
+from ..inspect.audit.surrogates import rectangle
 from ..neurons.base import check_module, noisy_neurons
-from ..plain_numbers import plain
-from ..two_passes import cuda_devices
+from ..recording.two_passes import cuda_devices
+from ..validation.to_python_scalar import plain
 from .attacks import Attack, apgd, paper_attacks, square
 from .chance import worst_by_chance
 from .defender import Defender

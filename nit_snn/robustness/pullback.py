@@ -9,8 +9,8 @@ the image in the place of the weights):
 The first sum runs over the neurons whose drift m depends on the images through differentiable
 maps alone, whether in the first layer or, behind a skip connection, in a later one; the last term
 is what reaches the outputs without any spike. Both are read off the local graphs that a recorded
-pass leaves (see `nit_snn.recording`), in which spikes are constants. The baseline b is the mean of
-<g, f> over the other draws of the same image.
+pass leaves (see `nit_snn.recording.recorder`), in which spikes are constants. The baseline b is the
+mean of <g, f> over the other draws of the same image.
 
 For g as given the estimate is unbiased. The g of a loss that is not linear comes from the mean of
 the same C draws, so the gradient of such a loss has a bias of order 1 / C, as with any surrogate.
@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..baselines import INDEPENDENT, advantages
-from ..control import settle_all
 from ..errors import ClassifierError
-from ..events import Estimate
-from ..gather import Gathering
-from ..recording import Recording
+from ..estimators.baselines import INDEPENDENT, advantages
+from ..estimators.control import settle_all
+from ..gradients.accumulate import Gathering
+from ..recording.recorder import Recording
+from ..recording.trace import Estimate
 
 AVERAGES = ("logits", "probabilities")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..auditing.surrogates import rectangle
-from ..plain_numbers import plain
+from ..inspect.audit.surrogates import rectangle
+from ..validation.to_python_scalar import plain
 from .attacks import paper_attacks
 from .defender import Defender
 from .eot import EOTPGD, evaluating

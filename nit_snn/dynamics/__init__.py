@@ -1,0 +1,1 @@
+"""What membranes do in T steps: the equations, and who carries them out."""

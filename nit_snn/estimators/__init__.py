@@ -1,0 +1,1 @@
+"""From losses and draws to the cotangents of drifts: scores, baselines, advantages, control."""

@@ -1,0 +1,1 @@
+"""From cotangents to `.grad`."""

@@ -1,0 +1,1 @@
+"""Looks at networks: the audit, the probe, logs, plots."""

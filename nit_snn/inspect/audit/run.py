@@ -1,0 +1,353 @@
+"""`audit`: how far a network's surrogate gradient is from the unbiased one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import AuditError
+from ...learner import NITLearner
+from ...training.saved_state import is_seed
+from ...validation.to_python_scalar import is_number, is_whole, plain
+from .report import WHOLE, AuditReport, Closest, Row
+from .statistics import UNRESOLVED, Products, gram, t_quantile
+from .subject import Forward, Gradient, Loss, Sigma, Subject
+from .surrogates import Candidate, Surrogate, candidates
+
+#: A surrogate by name, and whether its gradient is that of the network with noise.
+Case = tuple[str, bool]
+
+
+def audit(
+    net: nn.Module,
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    *,
+    forward: Forward | None = None,
+    sigma: Sigma | None = None,
+    dim: int = 0,
+    surrogates: Mapping[str, Surrogate] | None = None,
+    replicas: int = 32,
+    estimates: int = 16,
+    precision: float = 0.03,
+    max_passes: int = 8,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> AuditReport:
+    """Compares surrogate gradients with the unbiased gradient of the expected loss.
+
+    The yardstick is the mean of independent likelihood-ratio estimates (Eq. 8), so it knows no
+    surrogate. Each surrogate's gradient through time (STBP) is taken twice: in the network
+    with its noise, averaged over draws, and in the network without noise. What is compared is
+    every layer whose parameters the noise reaches; a readout behind the last noisy neuron is
+    left out, for autograd is exact there whatever the surrogate.
+
+    The network is only copied: parameters, gradients, states, mode and surrogates stay as they
+    are, and so do torch's global random generators. A learner may stay attached. Each pass
+    starts from the initial states. Memory: a pass of the batch `replicas` times, and `estimates`
+    gradients for each surrogate. BatchNorm belongs into eval mode: behind a noisy layer it would
+    bias the yardstick (a `BiasWarning`).
+
+    Args:
+        net: A network with noisy neurons, or a plain one if `sigma` is given.
+        loss: `loss(output, y)`, one number per row, (N,), with a graph.
+        x: The batch, with N rows along `dim`.
+        y: The targets, with N rows along 0.
+        forward: `forward(net, x)`, the output, where `net(x)` is not all of it: a loop over time,
+            say.
+        sigma: Noise level for a plain network, as in `swap_neurons`; its copy is made noisy.
+        dim: The batch dimension of x; 1 for SpikingJelly's time-first input (T, N, \\*).
+        surrogates: Functions by name, each such as snnTorch's `spike_grad` or SpikingJelly's
+            `surrogate_function`, compared with the network's own. None takes the framework's
+            usual ones at their default slopes, and the density of the noise.
+        replicas: Noisy copies of each row in one pass of the yardstick.
+        estimates: Independent estimates of each gradient; they give the intervals.
+        precision: Stop when the interval of every cosine of the whole network is narrower than
+            +- this.
+        max_passes: Stop when each estimate is the mean of so many passes.
+        confidence: Of the intervals.
+        seed: Of all that is random; the same seed gives the same report.
+
+    Returns:
+        What was found; print it, or `plot` it.
+
+    Raises:
+        AuditError: The network has no noise, or none is given a level above zero; a loss
+            without a graph or of another shape; an option out of its range.
+        SwapError: `sigma` is given, and a neuron has no noisy counterpart.
+
+    Example:
+        >>> import torch, snntorch
+        >>> from torch.nn.functional import cross_entropy
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 3), snntorch.Leaky(beta=0.9, init_hidden=True))
+        >>> x, y = torch.rand(50, 4), torch.randint(3, (50,))
+        >>> loss = lambda spikes, y: cross_entropy(spikes, y, reduction="none")
+        >>> report = audit(net, loss, x, y, sigma=0.5, precision=0.5)
+        >>> report.own, report.row("atan").layer, report.row("atan").cosine.value > 0.5
+        ('atan', 'whole network', True)
+    """
+    _check_options(replicas, estimates, precision, max_passes, confidence, seed)
+    _check_functions(loss, forward, surrogates)
+    replicas, estimates, max_passes, seed = plain((replicas, estimates, max_passes, seed))
+    precision, confidence = plain((precision, confidence))
+    started = time.perf_counter()
+    subject = Subject(net, loss, x, y, forward=forward, sigma=sigma, dim=dim)
+    with subject.undisturbed():
+        learner = subject.yardstick(replicas, seed)
+        compared, own = candidates(subject.net, surrogates)
+        measured = Measurement(subject, learner, compared, estimates, seed)
+        quantile = t_quantile(confidence, estimates - 1)
+        for _ in _doubling(max_passes, measured):
+            products = measured.products()
+            if _reached(products, precision, quantile):
+                break
+        learner.close()
+    alone = t_quantile(1 - (1 - confidence) / max(len(compared) - 1, 1), estimates - 1)
+    return AuditReport(
+        rows=tuple(_rows(products, quantile)),
+        norms={layer: next(iter(of.values())).norm(quantile) for layer, of in products.items()},
+        closest_with_noise=_closest(products[WHOLE], True, quantile, alone),
+        closest_without_noise=_closest(products[WHOLE], False, quantile, alone),
+        own=own,
+        left_out=subject.left_out,
+        precise=_reached(products, precision, quantile),
+        samples=subject.samples,
+        replicas=replicas,
+        estimates=estimates,
+        passes=measured.passes,
+        control=learner.control,
+        confidence=confidence,
+        precision=precision,
+        seed=seed,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class Measurement:
+    """Independent estimates of all gradients, each the mean of as many passes as were asked for.
+
+    Args:
+        subject: The network and its batch.
+        learner: Gives the unbiased gradient.
+        compared: The surrogates.
+        estimates: How many estimates.
+        seed: Of all that is random.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        learner: NITLearner,
+        compared: Mapping[str, Candidate],
+        estimates: int,
+        seed: int,
+    ) -> None:
+        self.subject, self.learner, self.compared = subject, learner, compared
+        self.estimates = estimates
+        self.passes = 0
+        self._seeds = torch.Generator().manual_seed(seed)
+        self._unbiased = Sums(estimates)
+        self._noisy = {name: Sums(estimates) for name in compared}
+        self._quiet = {name: Sums(estimates) for name in compared}
+        self._quiet_is_fixed = False
+
+    def one_round(self) -> Iterator[None]:
+        """One more pass for each estimate."""
+        for i in range(self.estimates):
+            self._unbiased.add(i, self.subject.unbiased(self.learner, self._seed()))
+            self._add(self._noisy, i, noise=True)
+            if not self._quiet_is_fixed:
+                self._add(self._quiet, i, noise=False)
+            if (self.passes, i) == (0, 1):
+                self._keep_one_if_fixed()
+            yield
+        self.passes += 1
+
+    def _add(self, sums: dict[str, Sums], i: int, noise: bool) -> None:
+        found = self.subject.surrogate(self.compared, self._seed(), noise)
+        for name, gradient in found.items():
+            sums[name].add(i, gradient)
+
+    def _keep_one_if_fixed(self) -> None:
+        """Without noise nothing is random, but where the network holds dropout or the like."""
+        self._quiet_is_fixed = all(sums.first_two_are_equal() for sums in self._quiet.values())
+        if self._quiet_is_fixed:
+            for sums in self._quiet.values():
+                sums.keep_one()
+
+    def _seed(self) -> int:
+        return int(torch.randint(2**62, (), generator=self._seeds))
+
+    def products(self) -> dict[str, dict[Case, Products]]:
+        """By layer, the whole network first, and case."""
+        unbiased = self._unbiased.means()
+        squares = _with_whole({layer: gram(g, g) for layer, g in unbiased.items()})
+        found: dict[str, dict[Case, Products]] = {layer: {} for layer in squares}
+        for noise, sums in ((True, self._noisy), (False, self._quiet)):
+            for name in self.compared:
+                means = sums[name].means()
+                both = _with_whole({layer: gram(g, means[layer]) for layer, g in unbiased.items()})
+                theirs = _with_whole({layer: gram(s, s) for layer, s in means.items()})
+                for layer, square in squares.items():
+                    products = Products.of_grams(square, both[layer], theirs[layer])
+                    found[layer][name, noise] = products
+        return found
+
+
+def _with_whole(grams: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Products of the whole network's gradients are the sums of those of the layers'."""
+    return {WHOLE: torch.stack(list(grams.values())).sum(0), **grams}
+
+
+class Sums:
+    """Sums of the gradients that go into each of n estimates, layer by layer.
+
+    Args:
+        estimates: n.
+    """
+
+    def __init__(self, estimates: int) -> None:
+        self._counts = torch.zeros(estimates)
+        self._layers: dict[str, Tensor] = {}
+
+    def add(self, i: int, gradient: Gradient) -> None:
+        self._counts[i] += 1
+        for layer, value in gradient.items():
+            if layer not in self._layers:
+                self._layers[layer] = value.new_zeros(len(self._counts), len(value))
+            self._layers[layer][i] += value
+
+    def means(self) -> Gradient:
+        """(n, P) for each layer."""
+        return {
+            layer: sums / self._counts.to(sums).unsqueeze(1) for layer, sums in self._layers.items()
+        }
+
+    def first_two_are_equal(self) -> bool:
+        return all(torch.equal(sums[0], sums[1]) for sums in self._layers.values())
+
+    def keep_one(self) -> None:
+        """Takes the first estimate for all of them."""
+        self._counts = self._counts[:1]
+        self._layers = {layer: sums[:1].clone() for layer, sums in self._layers.items()}
+
+
+def _doubling(max_passes: int, measured: Measurement) -> Iterator[None]:
+    """Measures 1, 2, 4, ... passes; few looks at the results, so that stopping does no harm."""
+    goal = 1
+    while measured.passes < max_passes:
+        rounds = min(goal, max_passes) - measured.passes
+        steps = (step for _ in range(rounds) for step in measured.one_round())
+        for _ in _with_progress(steps, rounds * measured.estimates):
+            pass
+        goal *= 2
+        yield
+
+
+def _with_progress(steps: Iterable[None], total: int) -> Iterable[Any]:
+    """A bar for work of more than two seconds in a terminal, if tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return steps
+    return tqdm(steps, "audit", total, leave=False, delay=2, disable=None)
+
+
+def _reached(products: dict[str, dict[Case, Products]], precision: float, quantile: float) -> bool:
+    """Whether all cosines of the whole network that there can be are known well enough."""
+    if any(p.obstacle(quantile) == UNRESOLVED for p in products[WHOLE].values()):
+        return False
+    cosines = [p.cosine(quantile) for p in products[WHOLE].values() if not p.hopeless]
+    return all(c is not None and c.half_width <= precision for c in cosines)
+
+
+def _rows(products: dict[str, dict[Case, Products]], quantile: float) -> Iterator[Row]:
+    for name, noise in products[WHOLE]:
+        for layer, of in products.items():
+            p = of[name, noise]
+            yield Row(
+                layer,
+                name,
+                noise,
+                p.cosine(quantile),
+                p.norm_ratio(quantile),
+                p.obstacle(quantile),
+            )
+
+
+def _closest(
+    whole: dict[Case, Products], noise: bool, quantile: float, alone: float
+) -> Closest | None:
+    """The surrogate with the highest cosine, and those that it cannot be told from.
+
+    Args:
+        whole: Of the whole network.
+        noise: Among the gradients of the network with noise, or without.
+        quantile: For its cosine.
+        alone: For each of its leads, so that all hold at once (Bonferroni).
+    """
+    cosines = {
+        name: cosine
+        for (name, with_noise), p in whole.items()
+        if with_noise == noise and (cosine := p.cosine(quantile)) is not None
+    }
+    if not cosines:
+        return None
+    first = max(cosines, key=lambda name: cosines[name].value)
+    leads = {
+        name: lead
+        for name in cosines
+        if name != first and (lead := whole[first, noise].lead(whole[name, noise], alone))
+    }
+    return Closest(first, noise, cosines[first], leads)
+
+
+def _check_options(
+    replicas: int, estimates: int, precision: float, max_passes: int, confidence: float, seed: int
+) -> None:
+    for name, count in (
+        ("replicas", replicas),
+        ("estimates", estimates),
+        ("max_passes", max_passes),
+    ):
+        if not is_whole(count):
+            raise AuditError(f"{name} must be an integer, got {count!r}.")
+    for name, number in (("precision", precision), ("confidence", confidence)):
+        if not is_number(number):
+            raise AuditError(f"{name} must be a number, got {number!r}.")
+    if estimates < 4:
+        raise AuditError(f"estimates must be at least 4 for an interval, got {estimates}.")
+    if not precision > 0:
+        raise AuditError(f"precision must be positive, got {precision}.")
+    if max_passes < 1:
+        raise AuditError(f"max_passes must be at least 1, got {max_passes}.")
+    if not 0 < confidence < 1:
+        raise AuditError(f"confidence must lie between 0 and 1, got {confidence}.")
+    if not is_seed(plain(seed)):
+        raise AuditError(f"seed must be an integer of 64 bits, got {seed!r}.")
+
+
+def _check_functions(loss: Any, forward: Any, surrogates: Any) -> None:
+    if not callable(loss):
+        raise AuditError(
+            "loss must be a function of the output and y, with one number per row, got "
+            f"{type(loss).__name__}."
+        )
+    if forward is not None and not callable(forward):
+        raise AuditError(
+            "forward must be a function of the network and x, or None, got "
+            f"{type(forward).__name__}."
+        )
+    if not isinstance(surrogates, Mapping | None):
+        raise AuditError(
+            f"surrogates must be a dict of functions by name, got {type(surrogates).__name__}."
+        )
+    strange = [str(name) for name, s in (surrogates or {}).items() if not callable(s)]
+    if strange:
+        raise AuditError(f"These surrogates are no functions: {', '.join(strange)}.")

@@ -1,0 +1,1 @@
+"""Where epsilon comes from: streams, tables, Philox."""

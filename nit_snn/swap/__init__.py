@@ -1,0 +1,5 @@
+"""Makes neurons noisy, in place, and back."""
+
+from .neurons import restore_neurons as restore_neurons
+from .neurons import spiking_modules as spiking_modules
+from .neurons import swap_neurons as swap_neurons

@@ -1,0 +1,189 @@
+"""Turns the neurons of a network into noisy ones, in place, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..compat import loaded_neuron_families
+from ..errors import SwapError
+from ..neurons.ann import NoisyActivation
+from ..neurons.base import NoisyNeuron, check_module, checked_sigma, noisy_neurons
+from ..neurons.registry import noisy_classes, plain_classes
+from .activations import ELEMENTWISE, activations, unwrap, wrap, wrapped
+
+
+def swap_neurons(
+    net: nn.Module, sigma: float | Tensor | Mapping[str, float | Tensor] = 1.0
+) -> nn.Module:
+    """Makes every spiking neuron of `net` a noisy one, in place, or else every activation.
+
+    A neuron's class is exchanged, not the neuron: parameters, buffers, `state_dict` keys, hooks,
+    device, dtype, training mode and every reference to it stay as they are, also where one
+    neuron is shared by several places, or where `net` itself is the neuron.
+
+    In a network without any spiking neuron, a `NoisyActivation` is put around each elementwise
+    activation of torch.nn, in the module that holds it; an activation that stands in several places
+    gets noise, and a noise level, of its own in each. The `state_dict` keys stay as
+    they are. Functions (`F.relu`) are no modules and are left alone, and so are all activations of
+    a network that spikes: they are part of what lies between two noisy layers.
+
+    Args:
+        net: A network with neurons of snnTorch or SpikingJelly (those listed in
+            `nit_snn.neurons`, and your own that `register_neuron` adds), or an ordinary one with
+            activations of torch.nn.
+        sigma: Standard deviation of the noise that each neuron gets at each step, in units
+            of its membrane (of an activation, its input). A scalar, a tensor that broadcasts to the
+            current without its batch, or one of these for each neuron by its qualified name.
+
+    Returns:
+        `net` itself.
+
+    Raises:
+        SwapError: There is no neuron or activation to swap, or a neuron that fires and has no
+            noisy counterpart (left in the network it would bring its surrogate gradient back), or
+            `net` is itself an activation, which nothing holds, or sigma is
+            negative, not finite, or names other neurons. The network is then unchanged.
+
+    Example:
+        >>> import torch, snntorch
+        >>> from nit_snn import swap_neurons
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 2), snntorch.Leaky(beta=0.9))
+        >>> type(swap_neurons(net, sigma=0.5)[1]).__name__
+        'NoisyLeaky'
+        >>> swap_neurons(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh()))[1]
+        NoisyActivation(
+          sigma=1
+          (activation): Tanh()
+        )
+    """
+    noisy = noisy_classes()
+    found = spiking_modules(net)
+    swappable = {name: m for name, m in found.items() if type(m) in noisy}
+    foreign = {
+        name: m
+        for name, m in found.items()
+        if type(m) not in noisy and not isinstance(m, NoisyNeuron)
+    }
+    like = next((p for p in net.parameters() if p.is_floating_point()), None)
+    if not found:
+        places = activations(net)
+        if not places:
+            raise SwapError(_explain_activations(net))
+        wrap(places, _levels(sigma, list(places)), like)
+        return net
+    if foreign or not swappable:
+        raise SwapError(_explain(found, foreign, [plain.__name__ for plain in noisy]))
+    levels = _levels(sigma, list(swappable))
+    for name, module in swappable.items():
+        module.__class__ = noisy[type(module)]
+        assert isinstance(module, NoisyNeuron)
+        module._init_noise(levels[name], like)
+    return net
+
+
+def restore_neurons(net: nn.Module) -> nn.Module:
+    """Makes every noisy neuron of `net` the framework's own again, in place.
+
+    Around an activation the noise is taken off, also where it was put by hand.
+
+    Args:
+        net: A network that `swap_neurons` was called on.
+
+    Returns:
+        `net` itself.
+
+    Raises:
+        SwapError: There is no noisy neuron, or one without a plain counterpart (see
+            `nit_snn.neurons.register_neuron`), a NITLearner is still attached, or `net` is itself
+            a NoisyActivation. The network is then unchanged.
+    """
+    from ..recording.attachment import attached_learner
+
+    neurons = noisy_neurons(net)
+    if not neurons:
+        found = spiking_modules(net)
+        raise SwapError(_explain(found, {}, []) if found else _explain_activations(net))
+    if isinstance(net, NoisyActivation):
+        raise SwapError("The network is itself a NoisyActivation; take its `activation` instead.")
+    attached = [name for name, neuron in neurons.items() if attached_learner(neuron) is not None]
+    if attached:
+        raise SwapError(
+            f"A NITLearner is attached to {', '.join(attached)}. Call learner.close() first."
+        )
+    plain = plain_classes()
+    spiking = {n: m for n, m in neurons.items() if not isinstance(m, NoisyActivation)}
+    unknown = {n: m for n, m in spiking.items() if type(m) not in plain}
+    if unknown:
+        raise SwapError(
+            f"No plain counterpart for: {_listed(unknown)}. Nothing was changed. "
+            "nit_snn.neurons.register_neuron says what a noisy neuron of your own stands for."
+        )
+    unwrap(wrapped(net))
+    for neuron in spiking.values():
+        del neuron.sigma
+        neuron.__dict__.pop("noise", None)
+        neuron.__class__ = plain[type(neuron)]  # type: ignore[assignment]
+    return net
+
+
+def spiking_modules(net: nn.Module) -> dict[str, nn.Module]:
+    """All neurons of `net` that fire, noisy or not, of any imported framework, by name."""
+    check_module(net)
+    families = loaded_neuron_families()
+    found: dict[str, nn.Module] = {}
+    inside: tuple[str, ...] = ()
+    for name, module in net.named_modules():
+        fires = any(family.is_spiking(type(module)) for family in families)
+        if name.startswith(inside) or not fires:
+            continue  # a neuron's own surrogate function is no neuron
+        found[name or "(root)"] = module
+        inside += (f"{name}." if name else "",)
+    return found
+
+
+def _levels(
+    sigma: float | Tensor | Mapping[str, float | Tensor], names: list[str]
+) -> dict[str, Tensor]:
+    if not isinstance(sigma, Mapping):
+        level = checked_sigma(sigma)
+        return dict.fromkeys(names, level)
+    if set(sigma) != set(names):
+        raise SwapError(
+            f"sigma names {', '.join(sorted(sigma)) or 'nothing'}; "
+            f"the neurons to swap are {', '.join(sorted(names))}."
+        )
+    return {name: checked_sigma(sigma[name]) for name in names}
+
+
+def _explain(
+    found: dict[str, nn.Module], foreign: dict[str, nn.Module], supported: list[str]
+) -> str:
+    if foreign:
+        return (
+            f"No noisy counterpart for: {_listed(foreign)}. Supported: {', '.join(supported)}, and "
+            "what nit_snn.neurons.register_neuron adds. Nothing was "
+            "changed: a noise-free spiking neuron would bring its surrogate gradient back."
+        )
+    return f"Nothing to do. Spiking neurons found: {_listed(found)}."
+
+
+def _listed(modules: Mapping[str, nn.Module]) -> str:
+    return ", ".join(f"{name} ({type(module).__name__})" for name, module in modules.items())
+
+
+def _explain_activations(net: nn.Module) -> str:
+    if isinstance(net, ELEMENTWISE):
+        return (
+            f"The network is itself an activation ({type(net).__name__}), which nothing holds, so "
+            "that it cannot be replaced in place. Use nit_snn.neurons.NoisyActivation(net)."
+        )
+    noisy = wrapped(net)
+    if noisy:
+        return f"Nothing to do. Noisy activations found: {', '.join(noisy)}."
+    return (
+        "Nothing to do: no spiking neuron of snnTorch or SpikingJelly was found in the network, "
+        "and no activation of torch.nn that could be made noisy. Are they registered as "
+        "submodules? Around anything else, put nit_snn.neurons.NoisyActivation yourself."
+    )

@@ -1,0 +1,1 @@
+"""Around the updates: processes, checkpoints, batches, replicas, projection."""

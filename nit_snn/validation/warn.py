@@ -1,0 +1,99 @@
+"""What a learner warns of: parameters that no gradient reaches, and estimates that are biased."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping
+
+from torch import nn
+
+from ..errors import BiasWarning, CarriedStateWarning, MisuseWarning, UnreachedParameterWarning
+from ..neurons.base import NoisyNeuron
+from . import diagnosis
+from . import network as checks
+
+
+def of_coupling(coupled: Collection[str]) -> None:
+    """BatchNorm that lets the noise of one row reach the loss of another."""
+    if coupled:
+        warnings.warn(
+            f"BatchNorm in training mode behind a noisy layer: {', '.join(coupled)}. Its batch "
+            "statistics let the noise of one row reach the loss of another, which the "
+            "estimate leaves out: it is biased for the layers before. Put it in eval mode "
+            "for an unbiased gradient.",
+            BiasWarning,
+            stacklevel=5,
+        )
+
+
+def of_unreached(net: nn.Module, known: Collection[str]) -> None:
+    """Parameters that got no gradient from an estimate, but for those that are `known`."""
+    missing = [name for name in checks.unreached_parameters(net) if name not in known]
+    if missing:
+        warnings.warn(
+            f"No gradient reaches: {', '.join(missing)}. The noise reaches what enters the "
+            "drift of a noisy neuron; what lies behind the last one needs a loss with a graph. "
+            "Freeze them with requires_grad_(False).",
+            UnreachedParameterWarning,
+            stacklevel=5,
+        )
+
+
+def of_unreachable(neurons: Mapping[str, NoisyNeuron]) -> set[str]:
+    """What the noise cannot teach anything, whatever the loss; their names."""
+    found = checks.unreachable_parameters(neurons)
+    if found:
+        listed = "; ".join(f"{name} ({reason})" for name, reason in found.items())
+        warnings.warn(
+            f"No gradient will reach: {listed}. Freeze them with requires_grad_(False).",
+            UnreachedParameterWarning,
+            stacklevel=4,
+        )
+    return set(found)
+
+
+def of_quantised(net: nn.Module) -> None:
+    """Layers whose weights are integers."""
+    found = diagnosis.quantised(net)
+    if found:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in found.items())
+        warnings.warn(
+            f"No gradient will reach: {listed}. The weights are integers, which no step can move, "
+            "and no gradient runs through to a layer before in the same block: train first, and "
+            "quantise then.",
+            UnreachedParameterWarning,
+            stacklevel=4,
+        )
+
+
+def of_new_parameters(names: Collection[str]) -> None:
+    """Parameters that were not there when the learner was attached."""
+    warnings.warn(
+        f"These parameters came after the learner: {', '.join(names)}. They get their gradients, "
+        "but an optimizer that was made before still holds the old ones: make it anew from "
+        "learner.parameters().",
+        MisuseWarning,
+        stacklevel=6,
+    )
+
+
+def of_carried(names: Collection[str]) -> None:
+    """Membranes that were not reset between two passes."""
+    warnings.warn(
+        f"{', '.join(names)} started this pass from the membrane that the last one left. Between "
+        "independent batches call learner.reset(), or the framework's own function. If one "
+        "sequence goes on, this is right: ignore CarriedStateWarning then.",
+        CarriedStateWarning,
+        stacklevel=5,
+    )
+
+
+def of_no_expansion(replicas: int, rows: int) -> None:
+    """Rows that are taken for replicas, though nothing was expanded."""
+    warnings.warn(
+        f"Nothing went through learner.expand(), so the {rows} rows are taken for {replicas} "
+        f"replicas of {rows // replicas} samples. That is right if you repeated the batch "
+        "yourself. Other samples make a baseline that tells little: xr, yr = learner.expand(x, y).",
+        MisuseWarning,
+        stacklevel=5,
+    )

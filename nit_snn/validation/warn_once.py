@@ -1,0 +1,65 @@
+"""What a learner has warned of already: each thing once in its life."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..neurons.base import NoisyNeuron
+from . import warn
+
+if TYPE_CHECKING:
+    from ..recording.recorder import Recording
+
+
+class Told:
+    """Warns when the learner is attached, and of what comes later.
+
+    Args:
+        net: The network.
+        neurons: Its noisy neurons, by name.
+    """
+
+    def __init__(self, net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> None:
+        self._unreached = warn.of_unreachable(neurons)
+        warn.of_quantised(net)
+        self._parameters = WeakTensorKeyDictionary(dict.fromkeys(net.parameters(), True))
+        self._learned = self._carried = self._alone = False
+
+    def before_pass(self, net: nn.Module) -> None:
+        """Parameters that came after the learner."""
+        new = {n: p for n, p in net.named_parameters() if p not in self._parameters}
+        if new:
+            self._parameters.update(dict.fromkeys(new.values(), True))
+            warn.of_new_parameters(new)
+
+    def after_pass(self, recording: Recording, replicas: int, expansions: Collection[int]) -> None:
+        """Coupled rows until something was learned, a forgotten reset, a batch nobody repeated.
+
+        Args:
+            recording: The pass.
+            replicas: C.
+            expansions: The numbers of rows that something was expanded to.
+        """
+        if not self._learned:
+            warn.of_coupling(recording.coupled)
+        if recording.carried and not self._carried:
+            self._carried = True
+            warn.of_carried(recording.carried)
+        if not expansions and recording.rows and replicas > 1 and not self._alone:
+            self._alone = True
+            warn.of_no_expansion(replicas, recording.rows)
+
+    def after_own_pass(self, recording: Recording) -> None:
+        """The same for a pass that was reset and expanded by the learner itself."""
+        if not self._learned:
+            warn.of_coupling(recording.coupled)
+
+    def after_learning(self, net: nn.Module) -> None:
+        """Parameters that the first estimate did not reach."""
+        if not self._learned:
+            self._learned = True
+            warn.of_unreached(net, self._unreached)

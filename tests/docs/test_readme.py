@@ -1,0 +1,276 @@
+"""The numbers of the README are those that the committed results hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
+#: What docs/robustness.md shows; the others are accuracies, in the README's table.
+ROBUSTNESS = re.compile(r"(fashion-)?mnist|(adversarial|certified|masking)_.*")
+ACCURACIES = [p for p in RESULTS if not ROBUSTNESS.fullmatch(p.stem)]
+README = (ROOT / "README.md").read_text()
+COLUMNS = ("test", "test_mean_of_16_draws", "test_noise_off")
+
+
+def table() -> dict[tuple[str, str], list[str]]:
+    """(file, method) -> the cells of that row of the README."""
+    numbers = README.split("<!-- numbers:begin")[1].split("<!-- numbers:end")[0]
+    rows = re.findall(r"^\|(.+)\|$", numbers, re.M)
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows]
+    found = {}
+    for file, _, method, *values in cells:
+        match = re.search(r"docs/results/([\w.-]+\.json)", file)
+        if match:
+            found[match[1], method] = values
+    return found
+
+
+@pytest.mark.parametrize("path", ACCURACIES, ids=[p.stem for p in ACCURACIES])
+def test_table_shows_every_result_as_it_was_measured(path: Path) -> None:
+    shown = table()
+    results: dict[str, Any] = json.loads(path.read_text())
+    for row in results["rows"]:
+        expected = ["-" if row.get(c) is None else f"{row[c]:.2f}" for c in COLUMNS]
+        assert shown[path.name, row["method"].upper()] == expected
+
+
+def test_table_shows_nothing_else() -> None:
+    names = {p.name for p in ACCURACIES}
+    assert names and {file for file, _ in table()} == names
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=[p.stem for p in RESULTS])
+def test_results_say_how_to_get_them_again(path: Path) -> None:
+    results = json.loads(path.read_text())
+    if path.stem.startswith("adversarial_search"):  # each trial by a command of its own
+        told = [{**row["by"], "images": row["images"]} for row in results["rows"]]
+    else:
+        told = [results]
+    for each in told:
+        assert re.match(r"python (examples|benchmarks)/", each["command"])
+        assert {"seed", "versions", "machine", "images", "dataset"} <= set(each)
+        assert (ROOT / each["command"].split()[1]).exists()
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
+def test_accuracy_table_shows_means_and_spreads_of_the_benchmark(dataset: str) -> None:
+    path = ROOT / "docs/benchmarks" / f"accuracy_{dataset}.json"
+    rows = json.loads(path.read_text())["rows"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    assert {len([r for r in rows if r["method"] == m]) for m in methods} == {3}
+    for method in methods:
+        cells = []
+        for column in COLUMNS:
+            found = [r[column] for r in rows if r["method"] == method and r.get(column)]
+            shown = (
+                f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f}" if found else "-"
+            )
+            cells.append(shown)
+        line = f"| [{path.name}](docs/benchmarks/{path.name}) | {method.upper()} | "
+        assert line + " | ".join(cells) + " |" in README
+
+
+def test_variance_ratios_are_those_of_the_benchmark() -> None:
+    networks = json.loads((ROOT / "docs/benchmarks/gradient_variance.json").read_text())["networks"]
+
+    def span(network: str, name: str, over: str, key: str) -> tuple[float, float]:
+        stages = networks[network]
+        rows = [{row["estimator"]: row[key] for row in stage["rows"]} for stage in stages]
+        ratios = [row[over] / row[name] for row in rows]
+        return min(ratios), max(ratios)
+
+    shallow, deep, long = "784-50-10", "784-50-50-50-10", "784-50-50-10, long memory"
+    fitted = "784-50-10, fitted"
+    plain, others, best = "plain Eq. 8", "leave-one-out", "control time, pathwise"
+    text = " ".join(README.split())
+    design = " ".join((ROOT / "docs/design.md").read_text().split())
+    for network, name, readme in (
+        (shallow, others, "is {} times lower"),
+        (shallow, best, "and {} times with"),
+        (fitted, others, "training ({} and"),
+        (fitted, best, "and {} times in a network"),
+        (deep, others, f"{deep} {{}} and"),
+        (deep, best, "and {} times, and"),
+        (long, others, "beta = 0.95) {} and"),
+        (long, best, "and {} times ([numbers]"),
+    ):
+        low, high = span(network, name, plain, "variance_x_time")
+        assert readme.format(f"{low:.0f} to {high:.0f}") in text
+        assert f"{low:.0f} to {high:.0f}" in design
+    for network in (shallow, deep, long):
+        for name in (
+            "pathwise",
+            "control readout, pathwise",
+            "control network, pathwise",
+            "control time, pathwise",
+        ):
+            low, high = span(network, name, others, "variance")
+            assert f"{low:.1f} to {high:.1f}" in design
+    found = [span(network, others, "noise from a table", "variance") for network in networks]
+    low, high = min(pair[0] for pair in found), max(pair[1] for pair in found)
+    assert f"({low:.2f} to {high:.2f} times that of fresh noise" in design
+    for network, name in ((deep, "conditional"), (shallow, "antithetic")):
+        low, high = span(network, name, others, "variance")
+        assert f"{low:.1f} to {high:.1f} times" in design
+
+
+def test_speed_is_that_of_the_benchmark() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text()
+    results = json.loads((ROOT / "docs/benchmarks/step.json").read_text())
+    single = results["milliseconds_of_operations"]
+    assert f"numbers, {single['normal numbers of a pass']:.1f} ms" in text
+    for fast, slow, between in (
+        ("spikes: compared into numbers", "spikes: compared, then converted", "ms, and {} where"),
+        ("reset: multiplied", "reset: masked_fill", "ms, and {} with"),
+        ("density far away: as a power of 2", "density far away: as exp", "ms, and {} by"),
+    ):
+        assert f": {single[fast]:.2f} {between.format(f'{single[slow]:.2f}')}" in text
+    for row in results["rows"]:
+        bptt = row["method"].endswith("BPTT")
+        one = row["milliseconds"] / row["replicas"]
+        ratio = "-" if bptt else f"{row['bptt_over_one_replica']:.1f}"
+        assert f"| {row['method']} | {row['milliseconds']:.2f} | {one:.3f} | {ratio} |" in text
+    taken = {row["method"]: row["milliseconds"] for row in results["rows"]}
+    gains = {
+        name: taken[f"{name}, torch alone"] / taken[name]
+        for name in taken
+        if f"{name}, torch alone" in taken
+    }
+    way = "NIT, control time, pathwise"
+    assert (
+        f"gains {gains[f'SpikingJelly, {way}']:.2f} times in SpikingJelly's multi-step mode, "
+        f"{gains[f'snnTorch, {way}']:.2f} times in snnTorch"
+    ) in text
+    way = "NIT, noise from a table"
+    both = f"{gains[f'SpikingJelly, {way}']:.2f} and {gains[f'snnTorch, {way}']:.2f} times"
+    assert f"a few passes anyway, {both}" in text
+    named = ("NIT, default", "NIT, noise from a table")
+    of = {row["method"]: f"1/{row['bptt_over_one_replica']:.0f}" for row in results["rows"]}
+    jelly, torch_ = (
+        [of[f"{frame}, {way}"] for way in named] for frame in ("SpikingJelly", "snnTorch")
+    )
+    assert f"in SpikingJelly takes {jelly[0]} of a step" in README
+    assert f'{jelly[1]} with `noise="table"` (in snnTorch {torch_[0]} and {torch_[1]})' in README
+    ways = [f"readout of a pass, forth and back: {way}" for way in ("as 16", "10 outputs")]
+    fast, slow = (f"{single[way]:.1f}" for way in ways)
+    assert f"{fast} ms for a whole pass, forth and back, and {slow} as" in text
+    for name, shown in (
+        (
+            "step",
+            "in snnTorch {} over\ntime steps and {} over replicas; in SpikingJelly {} and {}.",
+        ),
+        ("step_plain_allocator", "it is {} and {}; {} and {}:"),
+    ):
+        lines = json.loads((ROOT / f"docs/benchmarks/{name}.json").read_text())["linearity"]
+        assert shown.format(*(f"{100 * line['worst_point_off_by']:.0f}%" for line in lines)) in text
+
+
+def test_the_convolution_takes_as_long_as_its_quiet_epochs() -> None:
+    (row,) = json.loads((ROOT / "docs/results/conv.json").read_text())["rows"]
+    quiet = statistics.mean(epoch["seconds"] for epoch in row["history"][1:3])
+    epochs = len(row["history"])
+    assert f"takes {round(quiet, -1):.0f} seconds for each of {epochs} epochs" in README
+    assert f"{quiet * epochs / 60:.0f} minutes in all" in README
+
+
+def test_memory_is_that_of_the_benchmark() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text()
+    results = json.loads((ROOT / "docs/benchmarks/memory.json").read_text())
+    by_method: dict[str, dict[int, Any]] = {}
+    for row in results["rows"]:
+        by_method.setdefault(row["method"], {})[row["steps"]] = row
+    for method, rows in by_method.items():
+        cells = [f"{r['resident'] / 2**20:.1f} ({r['tensors'] / 2**20:.1f})" for r in rows.values()]
+        assert f"| {method} | {' | '.join(cells)} |" in text
+    rival, ours = by_method["snnTorch, BPTT"][200], by_method["snnTorch, NIT, bits"][200]
+    ratios = [f"1/{rival[what] / ours[what]:.0f}" for what in ("resident", "tensors")]
+    assert f"takes {ratios[0]} of what" in text and f"of tensors alone {ratios[1]}." in text
+    assert f"takes {ratios[0]} of the memory" in README
+    bits = results["bits_for_a_presynaptic_spike"]
+    grown = [bits[what]["snnTorch, NIT, bits"] for what in ("resident", "tensors")]
+    assert f"grows by {grown[0]:.2f} bits" in text and f", {grown[1]:.2f} of tensors" in text
+
+
+def test_times_to_accuracy_are_those_of_the_benchmark() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text()
+    results = json.loads((ROOT / "docs/benchmarks/time_to_accuracy.json").read_text())
+    rows = {row["method"]: row for row in results["rows"]}
+    for method, row in rows.items():
+        low, high = row["spread"]
+        assert (
+            f"| {method} | {row['settings']['batch_size']} | {row['median_seconds']:.2f} "
+            f"({low:.2f} to {high:.2f}) | {row['over_reference']:.2f} | {row['median_steps']:.0f} "
+            f"| {row['milliseconds_of_a_step']:.2f} |"
+        ) in text
+    ours = rows["SpikingJelly, NIT"]
+    assert f"takes {ours['over_reference']:.2f} times as long as snnTorch's BPTT" in text
+    rival = rows["SpikingJelly, BPTT"]["median_seconds"]
+    assert f"{ours['median_seconds'] / rival:.2f} times as long as SpikingJelly's" in text
+
+
+def test_code_of_the_readme_runs() -> None:
+    """The three changed lines, as they stand there, on a plain network and one batch."""
+    import snntorch as snn
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    code = README.split("```python\n")[1].split("```")[0]
+    net = nn.Sequential(nn.Linear(4, 3), snn.Leaky(beta=0.9, init_hidden=True))
+    before = net[0].weight.clone()
+    names = {
+        "net": net,
+        "torch": torch,
+        "F": F,
+        "loader": [(torch.rand(5, 4), torch.arange(5) % 3)],
+    }
+    exec(code, names)
+    assert not torch.equal(net[0].weight, before)
+
+
+def test_robustness_is_that_of_the_tables() -> None:
+    tables = json.loads((ROOT / "docs/results/mnist.json").read_text())["rows"]
+    rows = {(row["method"], row["protocol"]): row for row in tables}
+    nit, stbp = rows["NIT", "paper"]["attacks"]["PGD"], rows["STBP", "paper"]["attacks"]["PGD"]
+    assert (
+        f"NIT keeps {nit:.1f}% of MNIST under PGD, and so does plain STBP ({stbp:.1f}%)" in README
+    )
+    worst = [rows[method, "adaptive"]["worst"] for method in ("NIT", "STBP")]
+    assert "leaves {:.1f}% and {:.1f}%.".format(*worst) in README
+    trained = json.loads((ROOT / "docs/results/adversarial_mnist_50.json").read_text())["rows"]
+
+    def mean(method: str, key: str) -> float:
+        return statistics.mean(row[key] for row in trained if row["method"] == method)
+
+    text = f"keeps {mean('NIT', 'worst'):.1f}% in the worst case of {len(trained[0]['attacks'])}"
+    assert f"{text} attacks at {mean('NIT', 'clean'):.1f}% clean" in README
+    assert f"of the same size keeps {mean('ReLU', 'worst'):.1f}%" in README
+    assert f"trained by surrogates {mean('STBP-N', 'worst'):.1f}% (means of two runs" in README
+    wide = json.loads((ROOT / "docs/results/adversarial_mnist_512.json").read_text())["rows"]
+    said = "784-512-10 keeps {:.1f}%, and {:.1f}% with ReLU (one run each)"
+    assert said.format(*(row["worst"] for row in wide)) in README
+    page = (ROOT / "docs/robustness.md").read_text()
+    for dataset in ("mnist", "fashion-mnist"):
+        for line in (ROOT / f"docs/results/{dataset}.md").read_text().splitlines():
+            assert line in page
+    for name in ("mnist_50", "mnist_512", "fashion-mnist_50"):
+        for line in (ROOT / f"docs/results/adversarial_{name}.md").read_text().splitlines():
+            assert line in page
+
+
+def test_every_robustness_result_is_named_where_it_is_shown() -> None:
+    page = (ROOT / "docs/robustness.md").read_text()
+    for path in RESULTS:
+        if ROBUSTNESS.fullmatch(path.stem):
+            assert f"results/{path.name}" in page
+            results = json.loads(path.read_text())
+            trials = path.stem.startswith("adversarial_search")
+            for by in [row["by"] for row in results["rows"]] if trials else [results]:
+                assert f"`{by['command'].replace(' --resume', '')}`" in page
