@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..dynamics.lif import Current, MembraneRule, MembraneUpdate
 from ..errors import SwapError
-from .base import Charge, Current, NoisyNeuron
+from .base import NoisyNeuron
 
 _INNER = "activation."
+_RULE = MembraneRule()
 
 
 class NoisyActivation(NoisyNeuron):
@@ -72,12 +74,15 @@ class NoisyActivation(NoisyNeuron):
 
     def forward(self, input_: Tensor) -> Tensor:
         with self._cut():
-            noisy = self._perturb(Charge((Current(input_),), self._drift))
+            noisy = self._step(
+                MembraneUpdate((Current(input_),), None, self._drift, _RULE)
+            ).membrane
+        assert noisy is not None
         if self._recorder is not None and not self._learning:
             noisy = noisy.clone()  # an activation in place would change what a probe has kept
         return self._emit(self.activation(noisy))
 
-    def _drift(self, current: Tensor) -> Tensor:
+    def _drift(self, current: Tensor, _: Tensor | None) -> Tensor:
         # Who records keeps it, and whoever writes to the current later must not change that.
         fleeting = self._recorder is None or (self._learning and not current.requires_grad)
         return current if fleeting else current.clone()
@@ -96,9 +101,6 @@ class NoisyActivation(NoisyNeuron):
     @property
     def membrane(self) -> None:
         return None
-
-    def why_not_conditional(self) -> str | None:
-        return "it is an activation, not a spike: what it lets through depends on the noise itself"
 
     def why_no_firing_probability(self) -> str | None:
         return "it is an activation, which has no threshold to cross"

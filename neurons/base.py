@@ -2,134 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..dynamics.kernels.noisy_lif.reference import Dynamics
-from ..dynamics.lif import perturb
+from ..dynamics.executor import Moved
+from ..dynamics.lif import MembraneUpdate, perturb
 from ..errors import CurrentError, RecordingError, SwapError
 
 
-@dataclass(frozen=True, eq=False)
-class Current:
-    """A summand of the drift that may come straight from a synapse.
-
-    Attributes:
-        value: What enters this step, (N, *).
-        whole: The tensor that `value` is a time slice of, (T, N, *), if it is one.
-        step: Which slice.
-        gain: The factor of `value` in the drift; a scalar, or broadcasting to (*).
-    """
-
-    value: Tensor
-    whole: Tensor | None = None
-    step: int | None = None
-    gain: float | Tensor = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Lif:
-    """A drift in closed form: `decay * (v - rest) + rest + gain * I`, with its resets.
-
-    Attributes:
-        dynamics: The resets.
-        decay: A scalar, or broadcasting to (*).
-        gain: The factor of the whole current, likewise.
-        learns: Whether any of it is learnable, and gets its gradient through the drift's graph.
-    """
-
-    dynamics: Dynamics
-    decay: float | Tensor = 1.0
-    gain: float | Tensor = 1.0
-    learns: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Charge:
-    """One charging of a membrane, before its noise.
-
-    Attributes:
-        currents: The summands of the drift that may come straight from synapses.
-        drift: Computes m, (N, *), from the values of the currents. Whatever else it depends on, a
-            learnable decay or a current with a memory, is part of its graph.
-        threshold: Where the neuron fires.
-        or_equal: Whether it fires at the threshold, too.
-        state: The state that the drift was computed from, as the last call left it.
-        carry: The derivative of the drift in the membrane that the last call left, given its
-            spike; a scalar, or broadcasting to (*).
-        wiped: Whether a spike leaves nothing of the membrane.
-        jump: From what that membrane would be without a spike to what a spike adds to the drift.
-        jumps: Whether the drift holds a reset that was decided on `state`.
-        lif: The same drift in closed form, from `state` and the sum of the currents, where it
-            has one.
-    """
-
-    currents: tuple[Current, ...]
-    drift: Callable[..., Tensor]
-    threshold: Tensor | float = 1.0
-    or_equal: bool = False
-    state: Tensor | None = None
-    carry: float | Tensor = 0.0
-    wiped: bool = False
-    jump: Callable[[Tensor], float | Tensor] | None = None
-    jumps: bool = False
-    lif: Lif | None = None
-
-    @property
-    def carries(self) -> bool:
-        """Whether the drift depends on the membrane that the last call left."""
-        return isinstance(self.carry, Tensor) or self.carry != 0
-
-
-@dataclass(frozen=True, eq=False)
-class Sequence:
-    """Several steps of a neuron at once.
-
-    Attributes:
-        current: What enters at each step, (T, N, *).
-        state: The membrane that the sequence starts from, (N, *).
-        lif: What the membrane does.
-        threshold: Where the neuron fires.
-    """
-
-    current: Tensor
-    state: Tensor
-    lif: Lif
-    threshold: Tensor | float
-
-
 class Recorder(Protocol):
-    """What is put into a neuron to give it its noise and to see what becomes of it."""
+    """What is put into a neuron to give it its noise and to see what becomes of it.
+
+    Attributes:
+        learns: Whether gradients will be made of what it sees, so that no graph runs through
+            a neuron.
+        guards: Whether membranes may be read by nobody while it is pending.
+        pending: Whether what was recorded still has to be turned into gradients.
+        binary: Neurons whose spikes are the membrane above its threshold: it fires for them.
+    """
 
     learns: bool
-    hides_membranes: bool
-    hides_states: bool
     pending: bool
     binary: Collection[NoisyNeuron]
 
-    def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
-        """Returns the charged membrane with its noise; see `NoisyNeuron._perturb`."""
+    @property
+    def guards(self) -> bool: ...
+
+    def step(self, neuron: NoisyNeuron, update: MembraneUpdate) -> Moved:
+        """Takes one step of a neuron, or several, with noise."""
         ...
 
-    def run(self, neuron: NoisyNeuron, sequence: Sequence) -> tuple[Tensor, Tensor] | None:
-        """Spikes (T, N, *) of a whole sequence and the state after it; None: step by step."""
+    def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
+        """Sees the membrane that a call leaves behind, where it is not the step's own."""
+        ...
+
+    def fired(self, neuron: NoisyNeuron, membrane: Tensor) -> Tensor | None:
+        """Where a membrane that the neuron left in this pass fired, if that is known."""
         ...
 
     def hold(self, current: Tensor) -> Tensor:
         """A current that the neuron keeps beyond its step; see `NoisyNeuron._hold`."""
         ...
 
-    def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
-        """Sees the state that a call leaves behind, where it is not the charged membrane."""
-        ...
-
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
-        """Sees the spikes of a call, (N, *) or (T, N, *), and hands them on."""
+        """Sees spikes that the framework's neuron has decided on, and hands them on."""
         ...
 
 
@@ -147,7 +67,6 @@ class NoisyNeuron(nn.Module):
     sigma: Tensor
     noise: bool = True
     _recorder: Recorder | None = None
-    _fired: tuple[Tensor, int, Tensor, int] | None = None
     _shares_sigma: bool = False
 
     def _init_noise(self, sigma: float | Tensor, like: Tensor | None = None) -> None:
@@ -161,20 +80,19 @@ class NoisyNeuron(nn.Module):
         shown = f"{sigma.item():.4g}" if sigma.numel() == 1 else f"tensor{tuple(sigma.shape)}"
         return ", ".join(filter(None, [super().extra_repr(), f"sigma={shown}"]))
 
-    def _perturb(self, charge: Charge) -> Tensor:
-        """Charges the membrane and adds one draw of noise (Eq. 7).
+    def _step(self, update: MembraneUpdate) -> Moved:
+        """One step of the membrane with one sample of noise in it (Eq. 7).
 
-        Returns:
-            The membrane before it fires, (N, *). The one draw in it serves the spike, the
-            reset and the membrane that is carried over.
+        That sample serves the spike, the reset and the membrane that is carried over. While nobody
+        records, the spikes are left to the framework's neuron.
         """
         if self._recorder is not None:
-            return self._recorder.perturb(self, charge)
-        drift = charge.drift(*(current.value for current in charge.currents))
-        if not self.noise:
-            return drift
-        self._check_current(drift)
-        return perturb(drift, self.sigma, torch.randn_like(drift))
+            return self._recorder.step(self, update)
+        drift = update.drift(*(current.value for current in update.currents), update.state)
+        if self.noise:
+            self._check_current(drift)
+            drift = perturb(drift, self.sigma, torch.randn_like(drift))
+        return Moved(drift, None, drift)
 
     def _check_current(self, drift: Tensor) -> None:
         kind, sigma = type(self).__name__, self.sigma
@@ -221,17 +139,23 @@ class NoisyNeuron(nn.Module):
         else:
             self.register_buffer("sigma", value, persistent=False)
 
-    def _fit_sigma(self, name: str, drift: Tensor, features_last: bool) -> None:
-        """Gives a learnable scalar its shape; an optimizer may hold the parameter already."""
-        inner = drift.shape[1:]
+    def _fit_sigma(self, name: str, shape: torch.Size, features_last: bool) -> None:
+        """Gives a learnable scalar its shape; an optimizer may hold the parameter already.
+
+        Args:
+            name: The neuron's, for the message.
+            shape: (N, *) of the drift.
+            features_last: Whether the neurons lie in the last dimension, and not in the first.
+        """
+        inner = shape[1:]
         grows = isinstance(self.sigma, nn.Parameter) and not self._shares_sigma
         if self.sigma.dim() == 0 and grows and inner:
-            shape = inner[-1:] if features_last else (inner[0], *(1,) * (len(inner) - 1))
-            self.sigma.data = self.sigma.data.expand(shape).clone()
+            own = inner[-1:] if features_last else (inner[0], *(1,) * (len(inner) - 1))
+            self.sigma.data = self.sigma.data.expand(own).clone()
         if self.sigma.dim() and not _broadcasts_to(self.sigma.shape, inner):
             raise RecordingError(
                 f"sigma of {name} has shape {tuple(self.sigma.shape)}, which does not fit a "
-                f"current of shape {tuple(drift.shape)}. A neuron that is shared by layers of "
+                f"current of shape {tuple(shape)}. A neuron that is shared by layers of "
                 "different sizes needs a scalar sigma, and cannot learn it."
             )
 
@@ -261,20 +185,6 @@ class NoisyNeuron(nn.Module):
     def _emit(self, spikes: Tensor) -> Tensor:
         return spikes if self._recorder is None else self._recorder.emit(self, spikes)
 
-    def _remember(self, membrane: Tensor, spikes: Tensor) -> None:
-        """Keeps what a membrane was found to do, for who asks again in this pass."""
-        spikes = spikes.detach()
-        self._fired = (membrane, membrane._version, spikes, spikes._version)
-
-    def _spikes_of(self, membrane: Tensor) -> Tensor | None:
-        """The spikes that `membrane` was found to fire in this pass, if both are unchanged."""
-        if self._fired is None or self._recorder is None:
-            return None
-        seen, version, spikes, spikes_version = self._fired
-        same = seen.data_ptr() == membrane.data_ptr() and seen.shape == membrane.shape
-        unchanged = version == membrane._version and spikes_version == spikes._version
-        return spikes if same and unchanged else None
-
     def why_no_firing_probability(self) -> str | None:
         """Why a spike is not just the membrane above its threshold; None if it is."""
         raise NotImplementedError
@@ -286,10 +196,6 @@ class NoisyNeuron(nn.Module):
     def why_biased(self) -> str | None:
         """Why the estimate would be biased for this neuron, whatever the options; None if not."""
         return None
-
-    def why_not_conditional(self) -> str | None:
-        """Why a spike does not tell all that the membrane leaves behind; None if it does."""
-        raise NotImplementedError
 
     def why_not_pathwise(self) -> str | None:
         """Why what a membrane carries on is no smooth function of it, given its spike."""

@@ -49,6 +49,7 @@ class GuardedMembrane(Tensor):
 
     _recorder: Recorder
     _owner: object
+    _plain: Tensor
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         copied = deepcopy(unguarded(self), memo)
@@ -100,7 +101,7 @@ def guarded(membrane: Tensor, recorder: Recorder, owner: object) -> Tensor:
     """`membrane`, shielded from being read by all but `owner` as long as `recorder` is pending."""
     # Not a view, so that it can be detached in place.
     shielded: GuardedMembrane = torch.Tensor._make_subclass(GuardedMembrane, membrane)
-    shielded._recorder, shielded._owner = recorder, owner
+    shielded._recorder, shielded._owner, shielded._plain = recorder, owner, membrane
     return shielded
 
 
@@ -115,6 +116,4 @@ def unguarded(membrane: Tensor, reader: object = None) -> Tensor:
         return membrane
     if reader is not None and reader is not membrane._owner and membrane._recorder.pending:
         raise RecordingError(_message("by another neuron"))
-    with torch._C.DisableTorchFunctionSubclass():
-        plain: Tensor = torch.Tensor._make_subclass(Tensor, membrane)
-    return plain
+    return membrane._plain

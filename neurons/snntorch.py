@@ -10,9 +10,18 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..compat import require
-from ..dynamics.kernels.noisy_lif.reference import Dynamics
-from ..dynamics.lif import alpha_charge, lapicque_charge, leaky_charge, synaptic_current
-from .base import Charge, Current, Lif, NoisyNeuron
+from ..dynamics.lif import (
+    Current,
+    Dynamics,
+    Lif,
+    MembraneRule,
+    MembraneUpdate,
+    alpha_charge,
+    lapicque_charge,
+    leaky_charge,
+    synaptic_current,
+)
+from .base import NoisyNeuron
 from .guard import guarded, unguarded
 
 require("snntorch", extra="snntorch")
@@ -42,6 +51,8 @@ class _NoisyLIF(NoisyNeuron):
     inhibition: bool
     reset_delay: bool
     _states: tuple[str, ...] = ("mem",)
+    _decided: Tensor | None = None
+    _known_rule: tuple[Any, MembraneRule] | None = None
 
     def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -57,36 +68,58 @@ class _NoisyLIF(NoisyNeuron):
         vars(self)["state_function"] = own
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        recorder = self._recorder
+        if recorder is None:
+            self.mem = unguarded(self.mem, self)
+            return super().forward(*args, **kwargs)
         self.mem = unguarded(self.mem, self)
         # The current comes first; what follows are states.
         args = (*args[:1], *(unguarded(x, self) for x in args[1:]))
         kwargs = {k: x if k == "input_" else unguarded(x, self) for k, x in kwargs.items()}
         with self._cut():
             output = super().forward(*args, **kwargs)
-        if self._recorder is None or not self._recorder.hides_membranes:
+        if recorder.learns and not getattr(self, "reset_delay", True):
+            recorder.leave(self, self.mem)
+        if not recorder.guards:
             return output
-        self.mem = guarded(self.mem, self._recorder, self)
+        self.mem = guarded(self.mem, recorder, self)
         return (*output[:-1], self.mem) if isinstance(output, tuple) else output
 
     def _noisy_state(self, input_: Tensor) -> Any:
-        """The framework's new state, with one draw of noise in its membrane."""
+        """The framework's new state, with one sample of noise in its membrane."""
         raise NotImplementedError
 
     def _charged(self, drift: Callable[..., Tensor], *currents: Tensor) -> Tensor:
-        """The noisy membrane whose drift before the reset is `drift(*currents)`."""
-        return self._perturb(
-            Charge(
-                tuple(Current(current, gain=self._gain) for current in currents),
+        """The noisy membrane whose drift before the reset is `drift(*currents, membrane)`."""
+        gain = self._gain
+        moved = self._step(
+            MembraneUpdate(
+                tuple(Current(current, gain) for current in currents),
+                self.mem,
                 lambda *values: self._after_reset(drift(*values)),
-                threshold=self.threshold,
-                state=self.mem,
-                carry=self._carry,
-                wiped=self.reset_mechanism == "zero",
-                jump=self._jump,
-                jumps=self.reset_mechanism != "none",
-                lif=self._lif,
+                self._rule,
             )
         )
+        self._decided = moved.spikes
+        assert moved.membrane is not None
+        return moved.membrane
+
+    @property
+    def _rule(self) -> MembraneRule:
+        """What it does at every step; while a pass is recorded, that of its first."""
+        recorder = self._recorder
+        if self._known_rule is not None and self._known_rule[0] is recorder:
+            return self._known_rule[1]
+        rule = MembraneRule(
+            self.threshold,
+            lif=self._lif,
+            carry=self._carry,
+            wiped=self.reset_mechanism == "zero",
+            jump=self._jump,
+            delayed=self.reset_mechanism != "none",
+        )
+        self._known_rule = None if recorder is None else (recorder, rule)
+        return rule
 
     @property
     def _lif(self) -> Lif | None:
@@ -107,8 +140,12 @@ class _NoisyLIF(NoisyNeuron):
         """The derivative of the drift in the old membrane, but for what a spike wipes out."""
         return self.beta.detach().clamp(0, 1)
 
-    def _jump(self, membrane: Tensor) -> float | Tensor:
-        """What a spike adds to the next drift, but for a reset of the current with it."""
+    def _jump(self, membrane: Tensor | float) -> float | Tensor:
+        """What a spike adds to the next drift, but for a reset of the current with it.
+
+        Args:
+            membrane: What it would be without the spike.
+        """
         if self.reset_mechanism == "subtract":
             return -self.threshold.detach()
         return -self._carry * membrane if self.reset_mechanism == "zero" else 0.0
@@ -131,9 +168,9 @@ class _NoisyLIF(NoisyNeuron):
         return charged
 
     def mem_reset(self, mem: Tensor) -> Tensor:
-        fired = self._spikes_of(mem)
+        fired = None if self._recorder is None else self._recorder.fired(self, mem)
         if fired is not None:
-            return fired
+            return fired.detach()
         # Surrogates return float32 whatever the membrane is.
         return super().mem_reset(mem).to(mem.dtype)  # type: ignore[misc, no-any-return]
 
@@ -158,11 +195,6 @@ class _NoisyLIF(NoisyNeuron):
             return {}
         return {"threshold": "it decides on the spikes, and the noise is not in it"}
 
-    def why_not_conditional(self) -> str | None:
-        if self.reset_mechanism != "zero":
-            return f"its reset mechanism is {self.reset_mechanism!r}, not 'zero'"
-        return self.why_no_firing_probability()
-
     def why_not_pathwise(self) -> str | None:
         if not getattr(self, "reset_delay", True):
             return "it resets without delay, and then once more if the membrane is still high"
@@ -181,14 +213,11 @@ class _NoisyLIF(NoisyNeuron):
         if self._recorder is None:
             # The next layer wants the membrane's dtype.
             return super().fire(mem).to(mem.dtype)  # type: ignore[misc, no-any-return]
-        if self.state_quant:
-            mem = self.state_quant(mem)
-        spike = self._spikes_of(mem)
+        spike, self._decided = self._decided, None
         if spike is None:
-            spike = self.spike_grad(mem - self.threshold).to(mem.dtype)
-        spike = self._emit(spike)
-        if self in self._recorder.binary:
-            self._remember(mem, spike)
+            if self.state_quant:
+                mem = self.state_quant(mem)
+            spike = self._emit(self.spike_grad(mem - self.threshold).to(mem.dtype))
         # A learnable factor belongs to the block behind the neuron, which has a graph.
         factor = self.graded_spikes_factor
         if _is_one(factor):
@@ -219,8 +248,8 @@ class NoisyLeaky(_NoisyLIF, snn.Leaky):
     def _noisy_state(self, input_: Tensor) -> Tensor:
         zeroes = self.reset_mechanism == "zero"
 
-        def drift(current: Tensor) -> Tensor:
-            carried = (1 - self.reset) * self.mem if zeroes else self.mem
+        def drift(current: Tensor, mem: Tensor) -> Tensor:
+            carried = (1 - self.reset) * mem if zeroes else mem
             return leaky_charge(current, carried, self.beta)
 
         return self._charged(drift, input_)
@@ -249,7 +278,7 @@ class NoisyLapicque(_NoisyLIF, snn.Lapicque):
 
     def _noisy_state(self, input_: Tensor) -> Tensor:
         return self._charged(
-            lambda current: lapicque_charge(current, self.mem, self.R, self.C, self.time_step),
+            lambda current, mem: lapicque_charge(current, mem, self.R, self.C, self.time_step),
             input_,
         )
 
@@ -290,7 +319,7 @@ class NoisySynaptic(_NoisyLIF, snn.Synaptic):
     def _noisy_state(self, input_: Tensor) -> tuple[Tensor, Tensor]:
         with self._memory():
             syn = synaptic_current(self._hold(input_), self.syn, self.alpha)
-        return syn, self._charged(lambda: leaky_charge(syn, self.mem, self.beta))
+        return syn, self._charged(lambda mem: leaky_charge(syn, mem, self.beta))
 
     def why_biased(self) -> str | None:
         return "its synaptic current is quantised" if self.state_quant else None
@@ -322,7 +351,7 @@ class NoisyAlpha(_NoisyLIF, snn.Alpha):
                 lost = exc if self.reset_mechanism == "zero" else self._fixed_threshold
                 exc = exc - lost * self.reset
 
-        def drift() -> Tensor:
+        def drift(_: Tensor) -> Tensor:
             charged = alpha_charge(charged_exc, charged_inh, self.alpha, self.beta)
             if self.reset_mechanism == "none":
                 return charged
@@ -341,9 +370,6 @@ class NoisyAlpha(_NoisyLIF, snn.Alpha):
     def why_biased(self) -> str | None:
         return "its synaptic currents are quantised" if self.state_quant else None
 
-    def why_not_conditional(self) -> str | None:
-        return self.why_no_firing_probability()  # of the membrane only the spike lives on
-
 
 class NoisyRLeaky(_NoisyLIF, snn.RLeaky):
     """`snntorch.RLeaky` with Gaussian noise in its membrane.
@@ -361,7 +387,7 @@ class NoisyRLeaky(_NoisyLIF, snn.RLeaky):
         with self._memory():
             feedback = self.recurrent(self.spk)
         return self._charged(
-            lambda current, own: leaky_charge(current, self.mem, self.beta) + own,
+            lambda current, own, mem: leaky_charge(current, mem, self.beta) + own,
             input_,
             feedback,
         )
@@ -395,7 +421,7 @@ class NoisyRSynaptic(_NoisyLIF, snn.RSynaptic):
         with self._memory():
             syn = synaptic_current(self._hold(input_), self.syn, self.alpha)
             syn = syn + self._hold(self.recurrent(self.spk))
-        return syn, self._charged(lambda: leaky_charge(syn, self.mem, self.beta))
+        return syn, self._charged(lambda mem: leaky_charge(syn, mem, self.beta))
 
     def why_biased(self) -> str | None:
         return "its synaptic current is quantised" if self.state_quant else None

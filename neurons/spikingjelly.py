@@ -10,12 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from ..compat import give_functional_states, require
-from ..dynamics.kernels.noisy_lif.reference import Dynamics
-from ..dynamics.lif import hard_reset, if_charge, lif_charge, plif_charge, soft_reset
+from ..dynamics.executor import Moved
+from ..dynamics.lif import (
+    Current,
+    Dynamics,
+    Lif,
+    MembraneRule,
+    MembraneUpdate,
+    hard_reset,
+    if_charge,
+    lif_charge,
+    plif_charge,
+    soft_reset,
+)
 from ..gradients.synapses import register_synapse
 from ..gradients.synapses.conv import conv_gradient
 from ..gradients.synapses.linear import linear_gradient
-from .base import Charge, Current, Lif, NoisyNeuron, Sequence
+from .base import NoisyNeuron
 from .guard import guarded, unguarded
 
 require("spikingjelly", extra="spikingjelly")
@@ -43,6 +54,7 @@ class _NoisyNode(NoisyNeuron):
     materialize_states: Callable[..., tuple[Any, ...]]
     _memories: dict[str, Any]
     reset: Callable[[], None]
+    _known_rule: tuple[Any, MembraneRule] | None = None
 
     def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
         raise NotImplementedError
@@ -64,41 +76,53 @@ class _NoisyNode(NoisyNeuron):
         dynamics = Dynamics(rest=level, v_reset=level, reset=reset, or_equal=True)
         return Lif(dynamics, self._carry, self._gain)
 
-    def _jump(self, membrane: Tensor) -> float | Tensor:
-        """What a spike adds to the next drift."""
+    def _jump(self, membrane: Tensor | float) -> float | Tensor:
+        """What a spike adds to the next drift, from the membrane without it."""
         if self.v_reset is None:
             return -self._carry * self.v_threshold
         return self._carry * (self.v_reset - membrane)
 
-    def _step(
-        self, x: Tensor, v: Tensor, source: Tensor, step: int | None
-    ) -> tuple[Tensor, Tensor]:
-        h = self._perturb(
-            Charge(
-                (Current(x, source, step, self._gain),),
-                lambda current: self._charge(current, v),
-                threshold=self.v_threshold,
-                or_equal=True,
-                state=v,
-                carry=self._carry,
-                wiped=self.v_reset is not None,
-                jump=self._jump,
-                lif=self._lif,
-            )
+    @property
+    def _rule(self) -> MembraneRule:
+        """What it does at every step; while a pass is recorded, that of its first."""
+        recorder = self._recorder
+        if self._known_rule is not None and self._known_rule[0] is recorder:
+            return self._known_rule[1]
+        rule = MembraneRule(
+            self.v_threshold,
+            or_equal=True,
+            lif=self._lif,
+            carry=self._carry,
+            wiped=self.v_reset is not None,
+            jump=self._jump,
+            leave=self._after_reset,
         )
-        spike = self.surrogate_function(h - self.v_threshold).to(x.dtype)
-        carried = spike.detach() if self.detach_reset else spike
+        self._known_rule = None if recorder is None else (recorder, rule)
+        return rule
+
+    def _after_reset(self, membrane: Tensor, spike: Tensor) -> Tensor:
         if self.v_reset is None:
-            v = soft_reset(h, carried, self.v_threshold)
-        else:
-            v = hard_reset(h, carried, self.v_reset)
+            return soft_reset(membrane, spike, self.v_threshold)
+        return hard_reset(membrane, spike, self.v_reset)
+
+    def _taken(self, x: Tensor, v: Tensor, several: bool) -> Moved:
+        """One step from `v`, or several: what is left behind has been reset."""
+        update = MembraneUpdate((Current(x, self._gain),), v, self._charge, self._rule, several)
+        moved = self._step(update)
+        if moved.spikes is not None:
+            return moved
+        h = moved.membrane
+        assert h is not None
+        spike = self.surrogate_function(h - self.v_threshold).to(x.dtype)
+        left = self._after_reset(h, spike.detach() if self.detach_reset else spike)
         if self._recorder is not None:
-            self._recorder.leave(self, v)
-        return spike, v
+            spike = self._emit(spike)
+            self._recorder.leave(self, left)
+        return Moved(h, spike, left)
 
     def _shielded(self, v: Tensor) -> Tensor:
         """The state after a call, which nothing else may read while its past is conditioned on."""
-        if self._recorder is None or not self._recorder.hides_states:
+        if self._recorder is None or not self._recorder.guards:
             return v
         return guarded(v, self._recorder, self)
 
@@ -116,40 +140,35 @@ class _NoisyNode(NoisyNeuron):
     def membrane(self) -> Tensor | None:
         return unguarded(self.v) if isinstance(self.v, Tensor) else None
 
-    def why_not_conditional(self) -> str | None:
-        if self.v_reset is None:
-            return "its reset is soft (v_reset=None)"
-        return self.why_no_firing_probability()
-
     def why_no_firing_probability(self) -> str | None:
         if not getattr(self.surrogate_function, "spiking", True):
             return "its surrogate function is not in spiking mode"
         return None
 
     def _sequence(self, x_seq: Tensor, v: Tensor) -> tuple[Tensor, list[Tensor]]:
-        lif = self._lif
-        if self._recorder is not None and not self.store_v_seq and lif is not None:
-            sequence = Sequence(x_seq, v, lif, self.v_threshold)
-            with self._cut():
-                found = self._recorder.run(self, sequence)
-            if found is not None:
-                return found[0], [found[1]]
-        steps = x_seq.unbind(0)
-        spikes, membranes = [], []
+        """Spikes, (T, N, *), and the membranes that are left behind, or the last of them alone."""
+        recorder = self._recorder
+        known = recorder is not None and recorder.learns and self in recorder.binary
+        currents = () if known and not self.store_v_seq else x_seq.unbind(0)
         with self._cut():
-            for t, x in enumerate(steps):
-                spike, v = self._step(x, v, x_seq, t)
-                spikes.append(spike)
+            if known and not self.store_v_seq:
+                moved = self._taken(x_seq, v, several=True)
+                assert moved.spikes is not None
+                return moved.spikes, [moved.state]
+            spikes, membranes = [], []
+            for x in currents:
+                moved = self._taken(x, v, several=False)
+                v = moved.state
+                spikes.append(moved.spikes)
                 membranes.append(v)
-            return self._emit(torch.stack(spikes)), membranes
+        return torch.stack([s for s in spikes if s is not None]), membranes
 
     def single_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         with self._cut():
-            spike, v = self._step(inputs[0], unguarded(states[0], self), inputs[0], None)
-            spike = self._emit(spike)
-        return (spike,), (self._shielded(v), *states[1:])
+            moved = self._taken(inputs[0], unguarded(states[0], self), several=False)
+        return (moved.spikes,), (self._shielded(moved.state), *states[1:])
 
     def multi_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any

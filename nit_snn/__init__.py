@@ -7,7 +7,7 @@ train with any torch optimizer and any loss.
 from importlib.metadata import version as _version
 
 from .dynamics.backend import backends
-from .estimators.scores import NITSPlus
+from .estimators.schedule import NITSPlus
 from .inspect.audit import AuditReport, audit
 from .learner import NITLearner
 from .neurons import noise_off

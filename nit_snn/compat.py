@@ -74,3 +74,9 @@ def _single_step_forward(self: Any, x: Tensor) -> Tensor:
     for name, value in zip(self._memories, states, strict=True):
         setattr(self, name, value)
     return spike  # type: ignore[no-any-return]
+
+
+def cuda_devices() -> list[int]:
+    """The devices whose random numbers `torch.random.fork_rng` may have to put back."""
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return list(range(torch.cuda.device_count())) if used else []

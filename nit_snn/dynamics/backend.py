@@ -1,4 +1,4 @@
-"""Which code takes the steps on a device: torch's operators, compiled loops, or CUDA kernels."""
+"""Which code takes the steps on a device: torch's operators, or CUDA kernels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from functools import cache
 import torch
 
 from ..errors import BackendError
-from .compiled.build import loops
 
-NAMES = ("torch", "native", "cupy", "reference")
+NAMES = ("torch", "cupy", "reference")
 VARIABLE = "NIT_SNN_BACKEND"
 _OLDEST = (7, 0)
 
@@ -21,9 +20,8 @@ class Backend:
     """What a device gets.
 
     Attributes:
-        name: "torch"; "native", the same steps and the same noise by loops that a C++ compiler
-            makes of them here; "cupy", the CUDA kernels; or "reference", these kernels' models in
-            torch, which give the same numbers on any device, slowly.
+        name: "torch"; "cupy", the CUDA kernels; or "reference", these kernels' models in torch,
+            which give the same numbers on any device, slowly.
         reason: Why, and why not another.
     """
 
@@ -44,8 +42,8 @@ def backends() -> dict[str, Backend]:
 
     Example:
         >>> from nit_snn import backends
-        >>> backends()["cpu"].name in ("native", "torch")
-        True
+        >>> backends()["cpu"].name
+        'torch'
     """
     devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     wanted = os.environ.get(VARIABLE, "")
@@ -68,30 +66,12 @@ def _choose(device: torch.device, wanted: str) -> Backend:
         raise BackendError(f"{VARIABLE} must be one of {NAMES} or empty, got {wanted!r}.")
     if wanted in ("torch", "reference"):
         return Backend(wanted, f"forced by {VARIABLE}")
-    if device.type == "cpu" and wanted != "cupy":
-        return _on_a_processor(wanted)
-    if wanted == "native":
-        return Backend("torch", f"{VARIABLE}=native is for the processor")
     obstacle = _obstacle(device)
     if obstacle is None:
         return Backend("cupy", f"forced by {VARIABLE}" if wanted else "a CUDA device with CuPy")
     if wanted:
         raise BackendError(f"{VARIABLE}=cupy cannot run on {device}: {obstacle}.")
     return Backend("torch", f"no kernels here: {obstacle}")
-
-
-def _on_a_processor(wanted: str) -> Backend:
-    found = loops()
-    if not isinstance(found, str):
-        return Backend("native", f"forced by {VARIABLE}" if wanted else "loops compiled here")
-    if wanted:
-        raise BackendError(f"{VARIABLE}=native cannot run here: {found}.")
-    return Backend("torch", f"no compiled loops here: {found}")
-
-
-def is_native() -> bool:
-    """Whether what is on the processor goes through compiled loops."""
-    return backend_of(torch.device("cpu")).name == "native"
 
 
 def _obstacle(device: torch.device) -> str | None:

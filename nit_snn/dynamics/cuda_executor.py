@@ -1,10 +1,10 @@
-"""What a recording asks of the kernels: noisy steps, and later their scores, once more."""
+"""A layer's noisy steps by the kernels, which make its noise and weigh it without keeping it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,16 +12,19 @@ import torch
 from torch import Tensor
 
 from ..errors import RecordingError
-from ..neurons.base import Lif
+from ..noise.layer_noise import LayerNoise
 from ..noise.philox_noise import PhiloxNoise
-from ..recording.packed_spikes import Packed
+from ..recording.bits import empty
+from ..recording.packed_spikes import PackedSpikes, SpikeTrain
+from .executor import Moved, Steps
 from .kernels.launch import REALS
 from .kernels.linear_gradient.op import linear_gradient
 from .kernels.linear_sign_gradient.op import linear_sign_gradient
 from .kernels.noisy_lif.op import noisy_lif
-from .kernels.noisy_lif.reference import Dynamics
 from .kernels.sigma_gradient.op import sigma_gradient
 from .kernels.weighted_score.op import weighted_score
+from .lif import Dynamics, Lif
+from .needs import Needs
 
 #: A drift that is made elsewhere, and only gets its noise here.
 GIVEN = Lif(Dynamics(), decay=0.0, gain=1.0)
@@ -32,167 +35,151 @@ _AT_ONCE = 2**25
 _SMALL = 2**16
 
 
-@dataclass(frozen=True, eq=False)
-class Past:
-    """What a layer has to be run from once more, for scores that depend on its spikes.
+class CudaExecutor:
+    """See `nit_snn.dynamics.executor.Executor`.
 
-    Attributes:
-        current: (T, N, *), float32, or (1, N, *) for all steps.
-        state: (N, *).
-        lif: What the membrane does.
-        threshold: Where it fires.
+    Args:
+        layer: The layer's noise.
+        noise: That of the pass.
+        sigma: Its noise level; a scalar, or broadcasting to (*).
+        needs: What the pass has to keep.
+        binary: Whether the layer's spikes are its membrane above the threshold, and nothing else.
     """
 
-    current: Tensor
-    state: Tensor
-    lif: Lif
-    threshold: Tensor | float
+    def __init__(
+        self, layer: LayerNoise, noise: PhiloxNoise, sigma: Tensor, needs: Needs, binary: bool
+    ) -> None:
+        self.layer, self.noise = layer, noise
+        self.sigma = sigma.detach()
+        self.signs, self.binary = needs.signs, binary
+        self.train = SpikeTrain()
 
+    def advance(
+        self, steps: Steps, current: Tensor, state: Tensor | None, fired: Tensor | None
+    ) -> Moved:
+        rule = steps.rule
+        lif = GIVEN if state is None or rule.lif is None else rule.lif
+        if current.dtype not in TYPES:
+            raise RecordingError(
+                f"The kernels take float32, float16 and bfloat16, not {current.dtype}. Set "
+                "NIT_SNN_BACKEND=torch for such a network."
+            )
+        if not steps.several:
+            return self._one(steps, current, state, lif)
+        planes = empty(len(steps.calls), steps.shape, current.device)
+        spikes, last = self._run(steps, current, state, lif, planes, 0)
+        packed = PackedSpikes(planes, range(len(steps.calls)), spikes.shape)
+        return Moved(None, spikes, last, packed)
 
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One layer's noise in one pass.
+    def _one(self, steps: Steps, current: Tensor, state: Tensor | None, lif: Lif) -> Moved:
+        # What a step leaves is the membrane before its reset: SpikingJelly's is made of it here.
+        dynamics = lif.dynamics
+        if not dynamics.delayed:
+            dynamics = replace(dynamics, reset="none", or_equal=steps.rule.or_equal)
+        lif = replace(lif, dynamics=dynamics)
+        planes, slot, packed = None, 0, None
+        if self.binary:
+            planes, slot = self.train.slot(steps.shape, current.device)
+            packed = PackedSpikes(planes, range(slot, slot + 1), steps.shape)
+        spikes, membrane = self._run(steps, current[None], state, lif, planes, slot)
+        if not self.binary:
+            return Moved(membrane, None, membrane)
+        leave = steps.rule.leave
+        left = membrane if leave is None else leave(membrane, spikes[0])
+        return Moved(membrane, spikes[0], left, packed)
 
-    Attributes:
-        noise: The noise of the pass.
-        number: Number of the layer.
-        layers: Number of all layers.
-        sigma: Its noise level, a scalar or broadcasting to (*).
-        signs: Whether the scores are the noise's signs (NIT-S).
-    """
-
-    noise: PhiloxNoise
-    number: int
-    layers: int
-    sigma: Tensor
-    signs: bool
-
-    def run(
+    def _run(
         self,
+        steps: Steps,
         current: Tensor,
         state: Tensor | None,
         lif: Lif,
-        threshold: Tensor | float,
-        *,
-        steps: int,
-        first_step: int,
-        bits: Tensor | None = None,
-        slot: int = 0,
-        summed: bool = False,
+        planes: Tensor | None,
+        slot: int,
     ) -> tuple[Tensor, Tensor]:
-        """Spikes, (T, N, *), and the state that is left behind, (N, *).
-
-        Args:
-            current: (T, N, *), or (1, N, *) for all steps.
-            state: (N, *), or None for zero.
-            lif: What the membrane does.
-            threshold: Where the neurons fire.
-            steps: T.
-            first_step: How often the layer was called before in this pass.
-            bits: Takes the spikes as bits, (planes, N, *), if given.
-            slot: From which bit on.
-            summed: Whether the sum of the scores over the steps will do; nothing is kept here.
-        """
-        rows, inner = current.shape[1], current.shape[2:]
-        flat = (rows, math.prod(inner))
+        """Spikes, (T, N, *), and the membrane that is left behind, (N, *)."""
+        inner = steps.shape[1:]
+        flat = (steps.shape[0], math.prod(inner))
+        values = (lif.decay, lif.gain, steps.rule.threshold, self.sigma)
         spikes, _, last = noisy_lif(
             current.reshape(len(current), *flat),
             None if state is None else state.reshape(flat),
-            None if bits is None else bits.view(len(bits), *flat),
-            *self._parameters(lif, threshold, inner),
-            **self._whose(),
+            None if planes is None else planes.view(len(planes), *flat),
+            *(levels(value, inner, self.sigma.device) for value in values),
+            **self._stream(),
             **vars(lif.dynamics),
-            steps=steps,
-            first_step=first_step,
+            steps=len(steps.calls),
+            first_step=steps.calls[0],
             slot=slot,
             wants_membranes=False,
         )
-        return spikes.view(steps, *current.shape[1:]), last.view(current.shape[1:])
+        return spikes.view(len(steps.calls), *steps.shape), last.view(steps.shape)
 
-    def cotangents(
+    def absorb(self, last: Steps, steps: Steps) -> None:
+        """Nothing is kept of either."""
+
+    def samples(self, steps: Steps) -> Iterator[Tensor]:
+        for call in steps.calls:
+            yield self.layer.draw(call, steps.shape, steps.dtype)
+
+    def weighted_scores(
+        self, steps: Steps, weight: Tensor, gain: float | Tensor, total: bool
+    ) -> Iterator[tuple[range, Tensor]]:
+        if weight.dim() > 1:
+            weight = weight[steps.calls[0] : steps.calls[-1] + 1]
+        count, inner = len(steps.calls), steps.shape[1:]
+        scale = levels(self._scale(gain), inner, self.sigma.device)
+        dtype = steps.dtype if steps.several else torch.float32
+        if total or not steps.several:
+            found = [self._weighted(weight, scale, run, inner, dtype) for run in runs(steps.calls)]
+            whole = found[0] if len(found) == 1 else torch.stack(found).sum(0)
+            yield range(count), whole.view(steps.shape)
+            return
+        length = max(1, _AT_ONCE // max(1, steps.shape.numel()))
+        for start in range(0, count, length):
+            chunk = range(start, min(start + length, count))
+            own = weight if weight.dim() == 1 else weight[chunk.start : chunk.stop]
+            run = range(steps.calls[chunk.start], steps.calls[chunk.start] + len(chunk))
+            found = self._weighted(own, scale, run, inner, dtype, summed=False)
+            yield chunk, found.view(len(chunk), *steps.shape)
+
+    def _weighted(
         self,
         weight: Tensor,
-        shape: torch.Size,
-        steps: range,
-        *,
-        gain: float | Tensor = 1.0,
-        summed: bool = False,
-        whole: bool = False,
-        dtype: torch.dtype = torch.float32,
-        past: Past | None = None,
-    ) -> Iterator[tuple[range, Tensor]]:
-        """`A * score * gain / sigma` of some steps, under NIT-S without a scale.
-
-        Chunk by chunk in time, so that what is drawn again at once stays small.
-
-        Args:
-            weight: A, (N,) or (T, N).
-            shape: (N, *).
-            steps: Their numbers, counted from the layer's first call in the pass.
-            gain: A factor, a scalar or broadcasting to (*).
-            summed: Whether their sum, (N, *), is wanted.
-            whole: Whether all steps are wanted at once.
-            dtype: Of the result. float16 comes as bfloat16: what is divided by the number of rows
-                may be too small for it.
-            past: Condition the scores on the spikes, as `estimators.scores.conditional_scores`
-            does.
-
-        Yields:
-            Which of the steps, counted from the first; and (t, N, *), or their sum.
-        """
-        inner, device = shape[1:], self.sigma.device
-        scale = levels(self._scale(gain), inner, device)
-        length = len(steps) if summed or whole else max(1, _AT_ONCE // max(1, shape.numel()))
-        state = None if past is None else past.state.reshape(shape[0], math.prod(inner)).float()
-        for start in range(0, len(steps), length):
-            chunk = range(start, min(start + length, len(steps)))
-            part = weight if weight.dim() == 1 else weight[chunk.start : chunk.stop]
-            found, state = weighted_score(
-                part,
-                scale,
-                **self._whose(),
-                inner=math.prod(inner),
-                steps=len(chunk),
-                first_step=steps[start],
-                signs=self.signs,
-                summed=summed,
-                dtype=torch.bfloat16 if dtype == torch.float16 else dtype,
-                **self._replayed(past, chunk, state, inner),
-            )
-            yield chunk, found.view(shape if summed else (len(chunk), *shape))
-
-    def cotangent(self, weight: Tensor, shape: torch.Size, calls: list[int]) -> Tensor:
-        """`A * score / sigma` summed over some calls, (N, *), in float32.
-
-        Args:
-            weight: A, (N,).
-            shape: (N, *).
-            calls: Their numbers, ascending.
-        """
-        found = [t for r in _runs(calls) for _, t in self.cotangents(weight, shape, r, summed=True)]
-        return found[0] if len(found) == 1 else torch.stack(found).sum(0)
-
-    def sigma_total(
-        self, weight: Tensor, shape: torch.Size, calls: list[int], past: Past | None = None
+        scale: Tensor,
+        run: range,
+        inner: torch.Size,
+        dtype: torch.dtype,
+        summed: bool = True,
     ) -> Tensor:
-        """`sum A * (eps^2 - 1)` over rows and calls, (*); see `cotangents`."""
-        inner = shape[1:]
-        state = None if past is None else past.state.reshape(shape[0], math.prod(inner)).float()
+        return weighted_score(
+            weight,
+            scale,
+            **self._stream(),
+            inner=math.prod(inner),
+            steps=len(run),
+            first_step=run.start,
+            signs=self.signs,
+            summed=summed,
+            # What is divided by the number of rows may be too small for float16.
+            dtype=torch.bfloat16 if dtype == torch.float16 else dtype,
+        )
+
+    def sigma_scores(self, steps: Steps, weight: Tensor) -> Tensor:
         found = [
             sigma_gradient(
-                weight,
-                **self._whose(),
-                inner=math.prod(inner),
+                weight if weight.dim() == 1 else weight[run.start : run.stop],
+                **self._stream(),
+                inner=math.prod(steps.shape[1:]),
                 steps=len(run),
                 first_step=run.start,
-                **self._replayed(past, range(len(run)), state, inner),
             )
-            for run in _runs(calls)
+            for run in runs(steps.calls)
         ]
-        return torch.stack(found).sum(0).view(inner)
+        return torch.stack(found).sum(0).view(steps.shape[1:])
 
-    def of_linear(
-        self, weight: Tensor, spikes: Packed, steps: range, outputs: int, gain: float | Tensor
+    def linear_gradient(
+        self, steps: Steps, weight: Tensor, spikes: PackedSpikes, outputs: int, gain: float | Tensor
     ) -> Tensor | None:
         """A dense layer's gradient straight from bits, (out, in + 1), the bias last; float32.
 
@@ -200,9 +187,9 @@ class Layer:
         once more for each few hundred inputs; None says that a matrix product is better.
 
         Args:
+            steps: The steps of the noise.
             weight: A, (N,).
             spikes: What went in, (T, N, in).
-            steps: Numbers of the noise's steps, counted from the layer's first call.
             outputs: How many neurons it has.
             gain: The factor of its output in the drift.
         """
@@ -212,10 +199,10 @@ class Layer:
         what = {
             "bits": spikes.bits.view(len(spikes.bits), rows, inputs),
             "weight": weight,
-            **self._whose(),
+            **self._stream(),
             "outputs": outputs,
-            "steps": len(steps),
-            "first_step": steps.start,
+            "steps": len(steps.calls),
+            "first_step": steps.calls[0],
             "slot": spikes.slots.start,
         }
         scale = levels(self._scale(gain), torch.Size([outputs]), self.sigma.device)
@@ -230,32 +217,8 @@ class Layer:
             return gain / self.sigma
         return (gain != 0).float() if isinstance(gain, Tensor) else 1.0
 
-    def _replayed(
-        self, past: Past | None, chunk: range, state: Tensor | None, inner: torch.Size
-    ) -> dict[str, Any]:
-        if past is None:
-            return {}
-        current = past.current if len(past.current) == 1 else past.current[chunk.start : chunk.stop]
-        names = ("decay", "gain", "threshold", "sigma")
-        parameters = self._parameters(past.lif, past.threshold, inner)
-        return {
-            "current": current.reshape(len(current), current.shape[1], math.prod(inner)),
-            "state": state,
-            **dict(zip(names, parameters, strict=True)),
-            **vars(past.lif.dynamics),
-        }
-
-    def _parameters(
-        self, lif: Lif, threshold: Tensor | float, inner: torch.Size
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        device = self.sigma.device
-        values = (lif.decay, lif.gain, threshold, self.sigma)
-        a, b, c, d = (levels(value, inner, device) for value in values)
-        return a, b, c, d
-
-    def _whose(self) -> dict[str, Any]:
-        stream = self.noise.stream(self.sigma.device, self.number, self.layers)
-        return vars(stream)
+    def _stream(self) -> dict[str, Any]:
+        return vars(self.noise.stream(self.sigma.device, self.layer.layer))
 
 
 def levels(value: float | Tensor, inner: torch.Size, device: torch.device) -> Tensor:
@@ -286,7 +249,7 @@ def levels(value: float | Tensor, inner: torch.Size, device: torch.device) -> Te
     return value.expand(*inner[:last], *shape[last:]).reshape(-1)
 
 
-def _runs(calls: list[int]) -> Iterator[range]:
+def runs(calls: list[int]) -> Iterator[range]:
     """Ascending numbers as ranges without gaps."""
     start = 0
     for i in range(1, len(calls) + 1):

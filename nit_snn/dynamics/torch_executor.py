@@ -1,180 +1,151 @@
-"""Noisy steps by torch, and their scores: `nit_snn.dynamics.cuda_executor.Layer` with no kernel."""
+"""A layer's noisy steps by torch's operators, and the scores of their noise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..estimators.scores import Scores, scores
-from ..neurons.base import Lif
-from ..recording.bits import Packer
-from ..recording.packed_spikes import Packed
-from .closed_form import left_behind, noisy_step, spikes_of
-from .cuda_executor import Past
+from ..noise.layer_noise import LayerNoise
+from .executor import Budget, Moved, Steps
+from .lif import after_reset, noisy_step, number, perturb, sign, spikes_of
+from .needs import Needs
 
 #: How many numbers are weighted at once: as many as a processor's cache holds.
 _AT_ONCE = 2**18
 
 
-#: See `TorchLayer.run`.
-Watch = Callable[[int, Tensor, Tensor, Tensor], None]
+class TorchExecutor:
+    """See `nit_snn.dynamics.executor.Executor`.
 
-
-@dataclass(eq=False)
-class TorchLayer:
-    """One layer's noise in one pass.
-
-    Attributes:
-        draw: The noise of a call, from its number, shape (N, *) and type.
-        sigma: Its noise level, a scalar or broadcasting to (*).
-        rule: "nit" or "nit-s".
-        learn_sigma: Whether the noise level's scores are wanted.
-        keeps: Whether there is room for so many bytes of scores; else the noise is drawn again.
-        kept: The scores of a call.
-        totals: Their sums over the steps of a run, by the number of its first call.
+    Args:
+        noise: The layer's noise.
+        sigma: Its noise level; a scalar, or broadcasting to (*).
+        needs: What the pass has to keep.
+        budget: Bytes that may be kept.
+        binary: Whether the layer's spikes are its membrane above the threshold, and nothing else.
     """
 
-    draw: Callable[[int, torch.Size, torch.dtype], Tensor]
-    sigma: Tensor
-    rule: str
-    learn_sigma: bool
-    keeps: Callable[[int], bool]
-    kept: dict[int, Scores] = field(default_factory=dict)
-    totals: dict[int, Scores] = field(default_factory=dict)
+    def __init__(
+        self, noise: LayerNoise, sigma: Tensor, needs: Needs, budget: Budget, binary: bool
+    ) -> None:
+        self.noise, self.needs, self.budget, self.binary = noise, needs, budget, binary
+        self.level = sigma.detach()
+        self.sigma = number(self.level)
 
-    @property
-    def signs(self) -> bool:
-        """See `nit_snn.dynamics.cuda_executor.Layer`."""
-        return self.rule == "nit-s"
+    def advance(
+        self, steps: Steps, current: Tensor, state: Tensor | None, fired: Tensor | None
+    ) -> Moved:
+        rule = steps.rule
+        if steps.several:
+            assert state is not None
+            return self._sequence(steps, current, state, fired)
+        noise = self.noise.draw(steps.calls[0], steps.shape, steps.dtype)
+        if state is None:
+            membrane = perturb(current, self.level, noise)
+        else:
+            assert rule.lif is not None
+            membrane = noisy_step(
+                current, state, fired, rule.lif, rule.threshold, self.sigma, noise
+            )
+        if self._keeps(noise.nbytes):
+            steps.noise = noise
+        if not self.binary:
+            return Moved(membrane, None, membrane)
+        spikes = spikes_of(membrane, rule.threshold, rule.or_equal)
+        left = membrane if rule.leave is None else rule.leave(membrane, spikes)
+        return Moved(membrane, spikes, left)
 
-    def run(
-        self,
-        current: Tensor,
-        state: Tensor,
-        lif: Lif,
-        threshold: Tensor | float,
-        *,
-        steps: int,
-        first_step: int,
-        bits: Tensor | None,
-        summed: bool = False,
-        watch: Watch | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """See `nit_snn.dynamics.cuda_executor.Layer.run`; `summed` keeps the scores as one sum.
+    def _sequence(
+        self, steps: Steps, current: Tensor, state: Tensor, fired: Tensor | None
+    ) -> Moved:
+        rule, count, lif = steps.rule, len(steps.calls), steps.rule.lif
+        assert lif is not None
+        if len(current) < count:  # the same at all steps: its factor once
+            current, lif = current * number(lif.gain), replace(lif, gain=1.0)
+        shape = (count, *steps.shape)
+        spikes = current.new_empty(shape)
+        membranes = current.new_empty(shape) if self.needs.firing else None
+        noises = None
+        if self._keeps(spikes.nbytes):
+            real = torch.float64 if current.dtype == torch.float64 else torch.float32
+            noises = steps.noise = torch.empty(shape, dtype=real, device=current.device)
+        for t, call in enumerate(steps.calls):
+            noise = self.noise.draw(call, steps.shape, steps.dtype)
+            now = current[t if len(current) == count else 0]
+            membrane = noisy_step(now, state, fired, lif, rule.threshold, self.sigma, noise)
+            fired = spikes_of(membrane, rule.threshold, rule.or_equal, out=spikes[t])
+            state = after_reset(membrane, fired, lif, rule.threshold)
+            if membranes is not None:
+                membranes[t] = membrane
+            if noises is not None:
+                noises[t] = noise
+        return Moved(membranes, spikes, state)
 
-        `watch` is shown each step while it is in the processor's cache: its number, noise, membrane
-        before the reset, and spikes. Without `bits` the spikes are not packed.
-        """
-        shape, dtype = current.shape[1:], current.dtype
-        if len(current) < steps:  # the same at all steps: its factor once
-            current, lif = current * lif.gain, replace(lif, gain=1.0)
-        spikes = current.new_empty((steps, *shape))
-        packer = None if bits is None else Packer(bits)
-        fired: Tensor | None = None
-        for t in range(steps):
-            eps = self.draw(first_step + t, shape, dtype)
-            now = current[t if len(current) == steps else 0]
-            membrane = noisy_step(now, state, fired, lif, threshold, self.sigma, eps)
-            fired = spikes_of(membrane, threshold, lif.dynamics.or_equal, out=spikes[t])
-            if packer is not None:
-                packer.add(fired)
-            if watch is not None:
-                watch(t, eps, membrane, fired)
-            state = left_behind(membrane, fired, lif, threshold)
-            size = eps.nbytes * (2 if self.learn_sigma else 1)
-            if summed and t and first_step in self.totals:
-                self.totals[first_step] += scores(eps, self.rule, self.learn_sigma)
-            elif not (summed and t) and self.keeps(size):
-                held = self.totals if summed else self.kept
-                held[first_step + t] = scores(eps, self.rule, self.learn_sigma)
-        if packer is not None:
-            packer.close()
-        return spikes, state
+    def _keeps(self, size: int) -> bool:
+        """Whether the noise is kept: somebody will ask for it, and there is room."""
+        wanted = self.needs.scores or self.needs.firing
+        return wanted and self.budget.take(size)
 
-    def forget(self, calls: list[int]) -> None:
-        """Lets go of the scores of some calls."""
-        for call in calls:
-            self.kept.pop(call, None)
-            self.totals.pop(call, None)
-
-    def cotangents(
-        self,
-        weight: Tensor,
-        shape: torch.Size,
-        steps: range,
-        *,
-        gain: float | Tensor = 1.0,
-        summed: bool = False,
-        whole: bool = False,
-        dtype: torch.dtype = torch.float32,
-        past: Past | None = None,
-    ) -> Iterator[tuple[range, Tensor]]:
-        """See `nit_snn.dynamics.cuda_executor.Layer.cotangents`."""
-        length = len(steps) if whole else max(1, _AT_ONCE // max(1, shape.numel()))
-        rows = (-1, *(1,) * (len(shape) - 1))
-        if summed and weight.dim() == 1:
-            score = self._total(steps, shape, dtype).drift
-            yield range(len(steps)), score * self._scale(weight.view(rows), gain, score.dtype)
+    def absorb(self, last: Steps, steps: Steps) -> None:
+        """See `Executor`; where noise was not kept, no sum is: all of it is drawn again."""
+        if steps.noise is None or (last.total is None and last.noise is None):
+            last.total = last.noise = None
             return
-        total: Tensor | None = None
-        for start in range(0, len(steps), length):
-            chunk = range(start, min(start + length, len(steps)))
+        if last.total is None:
+            assert last.noise is not None
+            last.total, last.noise = self._score(last.noise).clone(), None
+        last.total += self._score(steps.noise)
+        self.budget.give_back(steps.noise.nbytes)
+
+    def samples(self, steps: Steps) -> Iterator[Tensor]:
+        if steps.noise is not None:
+            yield from steps.noise if steps.several else (steps.noise,)
+        else:
+            for call in steps.calls:
+                yield self.noise.draw(call, steps.shape, steps.dtype)
+
+    def _score(self, noise: Tensor) -> Tensor:
+        return sign(noise) if self.needs.signs else noise
+
+    def weighted_scores(
+        self, steps: Steps, weight: Tensor, gain: float | Tensor, total: bool
+    ) -> Iterator[tuple[range, Tensor]]:
+        count, rows = len(steps.calls), (-1, *(1,) * (len(steps.shape) - 1))
+        if weight.dim() > 1:
+            weight = weight[steps.calls[0] : steps.calls[-1] + 1]
+        if not steps.several or (total and weight.dim() == 1):
+            score = steps.total
+            if score is None:
+                first, *others = (self._score(noise) for noise in self.samples(steps))
+                score = sum(others, first)
+            own = weight if weight.dim() == 1 else weight[0]
+            yield range(count), score * self._scale(own.view(rows), gain, score.dtype)
+            return
+        length = count if total else max(1, _AT_ONCE // max(1, steps.shape.numel()))
+        samples = self.samples(steps)
+        for start in range(0, count, length):
+            chunk = range(start, min(start + length, count))
             own = weight[chunk.start : chunk.stop] if weight.dim() > 1 else weight[None]
-            held = [self._of(steps[t], shape, dtype).drift for t in chunk]
-            score = held[0][None] if len(held) == 1 else torch.stack(held)
+            score = torch.stack([self._score(next(samples)) for _ in chunk])
             found = score * self._scale(own.reshape(len(own), *rows), gain, score.dtype)
-            if summed:
-                total = found.sum(0) if total is None else total + found.sum(0)
-            else:
-                yield chunk, found
-        if total is not None:
-            yield range(len(steps)), total
+            yield chunk, found.sum(0) if total else found
 
     def _scale(self, weight: Tensor, gain: float | Tensor, dtype: torch.dtype) -> Tensor:
         """What multiplies a score: `A * gain / sigma`; a direction keeps its scale."""
         weight = weight.to(dtype)
-        if self.signs:
+        if self.needs.signs:
             return weight * (gain != 0) if isinstance(gain, Tensor) else weight
-        return weight * (gain / self.sigma.to(dtype))
+        sigma = self.sigma.to(dtype) if isinstance(self.sigma, Tensor) else self.sigma
+        return weight * (gain / sigma)
 
-    def sigma_total(
-        self, weight: Tensor, shape: torch.Size, calls: list[int], past: Past | None = None
-    ) -> Tensor:
-        """See `nit_snn.dynamics.cuda_executor.Layer.sigma_total`."""
-        rows = (-1, *(1,) * (len(shape) - 1))
-        dtype = self.sigma.dtype
-        if weight.dim() == 1 and calls[0] in self.totals:
-            parts = {calls[0]: self.totals[calls[0]].sigma}
-        else:
-            parts = {call: self._of(call, shape, dtype).sigma for call in calls}
-        total = torch.zeros(shape[1:], dtype=dtype, device=self.sigma.device)
-        for call, score in parts.items():
-            assert score is not None
-            own = weight if weight.dim() == 1 else weight[call - calls[0]]
-            total += (own.view(rows).to(score.dtype) * score).sum(0).to(dtype)
-        return total
-
-    def of_linear(
-        self, weight: Tensor, spikes: Packed, steps: range, outputs: int, gain: float | Tensor
-    ) -> Tensor | None:
-        """torch has no product with bits."""
-        return None
-
-    def _of(self, call: int, shape: torch.Size, dtype: torch.dtype) -> Scores:
-        """The scores of one call."""
-        if call in self.kept:
-            return self.kept[call]
-        return scores(self.draw(call, shape, dtype), self.rule, self.learn_sigma)
-
-    def _total(self, steps: range, shape: torch.Size, dtype: torch.dtype) -> Scores:
-        """The sum of some calls' scores."""
-        if steps.start in self.totals:
-            return self.totals[steps.start]
-        first, *others = (self._of(call, shape, dtype) for call in steps)
-        total = Scores(first.drift.clone(), first.sigma)
-        for other in others:
-            total += other
+    def sigma_scores(self, steps: Steps, weight: Tensor) -> Tensor:
+        rows = (-1, *(1,) * (len(steps.shape) - 1))
+        total = torch.zeros(steps.shape[1:], dtype=self.level.dtype, device=self.level.device)
+        for call, noise in zip(steps.calls, self.samples(steps), strict=True):
+            own = weight if weight.dim() == 1 else weight[call]
+            score = noise.square() - 1
+            total += (own.view(rows).to(score.dtype) * score).sum(0).to(total.dtype)
         return total

@@ -1,8 +1,8 @@
 """What is subtracted from the loss: baselines that do not depend on a replica's own noise.
 
 A baseline `b` leaves `E[(L - b) * score]` as it is only if it is independent of the score it is
-multiplied with. So each one here leaves out the replica itself and all that share its noise: the
-partner of an antithetic pair, or the rest of a Sobol point set.
+multiplied with. So each one here leaves out the replica itself and, if its noise is shared, the
+partner of an antithetic pair.
 """
 
 from __future__ import annotations
@@ -23,38 +23,29 @@ class Sharing:
 
     Attributes:
         antithetic: Replica c + C/2 has minus the noise of replica c.
-        point_sets: The replicas are so many blocks of C / point_sets, each with dependent noise.
     """
 
     antithetic: bool = False
-    point_sets: int | None = None
 
     def own(self, values: Tensor) -> Tensor:
         """For each replica the sum over itself and all that share its noise, (C, B, *)."""
-        return self.spread(self.groups(values), len(values))
+        return self.spread(self.groups(values))
 
     def groups(self, values: Tensor) -> Tensor:
         """The sums over the replicas that share their noise, (groups, B, *)."""
-        if self.antithetic:
-            half = len(values) // 2
-            return values[:half] + values[half:]
-        if self.point_sets is None:
+        if not self.antithetic:
             return values
-        return values.unflatten(0, (self.point_sets, -1)).sum(1)
+        half = len(values) // 2
+        return values[:half] + values[half:]
 
-    def spread(self, sums: Tensor, replicas: int) -> Tensor:
+    def spread(self, sums: Tensor) -> Tensor:
         """What each group has, for each of its replicas, (C, B, *)."""
-        if self.antithetic:
-            return torch.cat([sums, sums])
-        if self.point_sets is None:
-            return sums
-        return sums.repeat_interleave(replicas // self.point_sets, 0)
+        return torch.cat([sums, sums]) if self.antithetic else sums
 
-    def size(self, replicas: int) -> int:
+    @property
+    def size(self) -> int:
         """How many share one noise."""
-        if self.antithetic:
-            return 2
-        return 1 if self.point_sets is None else replicas // self.point_sets
+        return 2 if self.antithetic else 1
 
 
 INDEPENDENT = Sharing()
@@ -70,7 +61,7 @@ def minimal_replicas(baseline: str, antithetic: bool) -> int:
 def advantages(
     losses: Tensor, baseline: str, sharing: Sharing = INDEPENDENT, ranks: Ranks = ALONE
 ) -> Tensor:
-    """Losses minus their baselines.
+    """Losses minus their baselines; exactly zero where all of them are equal.
 
     Args:
         losses: (C, B), the loss of each replica of each sample.
@@ -95,15 +86,15 @@ def advantages(
         return losses
     if baseline not in NAMES:
         raise ValueError(f"baseline must be one of {NAMES}, got {baseline!r}.")
+    alone = ranks.sharers == 1
+    if alone and losses.numel():  # a difference of equal numbers is exact, a mean of them is not
+        losses = losses - (losses[:1] if baseline == "leave-one-out" else losses[:1, :1])
     replicas = losses.shape[0] * ranks.sharers
-    totals = losses.sum(0)
-    if ranks.sharers > 1:
-        totals = ranks.sum(totals)
-    size = sharing.size(losses.shape[0])
+    totals = losses.sum(0) if alone else ranks.sum(losses.sum(0))
     if baseline == "leave-one-out":
-        others = replicas - size
+        others = replicas - sharing.size
     else:
-        others, totals = replicas * losses.shape[1] - size, totals.sum()
+        others, totals = replicas * losses.shape[1] - sharing.size, totals.sum()
     if others < 1:
         raise ValueError(_too_few(losses))
     return losses - (totals - sharing.own(losses)) / others
@@ -122,11 +113,11 @@ def mean_of_others(values: Tensor, sharing: Sharing = INDEPENDENT) -> Tensor:
     Raises:
         ValueError: There are no others.
     """
-    others = values.shape[0] - sharing.size(values.shape[0])
+    others = values.shape[0] - sharing.size
     if others < 1:
         raise ValueError(_too_few(values))
     sums = sharing.groups(values)
-    return sharing.spread((sum_over_first(sums) - sums).div_(others), len(values))
+    return sharing.spread((sum_over_first(sums) - sums).div_(others))
 
 
 def sum_over_first(values: Tensor) -> Tensor:

@@ -1,236 +1,194 @@
-"""What multiplies the loss: the score of a membrane's noise under each learning rule.
+"""What multiplies the loss: the score of a membrane's noise, one small object for each kind.
 
 For `u = m + sigma * eps`, `d log p(u) / dm = eps / sigma` and
-`d log p(u) / d sigma = (eps^2 - 1) / sigma` (Eq. 8). A score here is kept without its `1 / sigma`.
+`d log p(u) / d sigma = (eps^2 - 1) / sigma` (Eq. 8).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..dynamics.firing import Firing
-from ..training.saved_state import check, count, number
-from ..validation.to_python_scalar import is_whole, plain
+from ..dynamics.cuda_executor import CudaExecutor
+from ..neurons.base import NoisyNeuron
+from ..recording.trace import LayerTrace, Segment, Timeline, rows_first
 
-NAMES = ("nit", "nit-s")
+#: A segment, which of its steps, and the cotangent of their drifts: (N, *) of a single step or of
+#: a sum over all of them, else (t, N, *).
+Chunk = tuple[Segment, range, Tensor]
+#: The coefficients c of a layer's spikes, (T, N, *), over the number of rows.
+Coefficients = Mapping[Timeline, Tensor]
 
 
-@dataclass
-class Scores:
-    """Scores of one draw of noise, or sums over several draws; each of shape (N, *).
+@dataclass(eq=False)
+class LayerCotangents:
+    """What an estimate says of one layer.
 
     Attributes:
-        drift: `eps`, or its mean given the spikes, or `sign(eps)` under NIT-S.
-        sigma: `eps^2 - 1`, or its mean given the spikes, if the noise level is learned.
+        layer: The layer.
+        chunks: The cotangents of its drifts; they can be gone through once.
+        sigma: The gradient of its noise level, in its shape; None if that is not learned.
+        finished: Gradients of parameters that needed no cotangents.
     """
 
-    drift: Tensor
-    sigma: Tensor | None
-
-    def __iadd__(self, other: Scores) -> Scores:
-        self.drift += other.drift
-        if self.sigma is not None and other.sigma is not None:
-            self.sigma += other.sigma
-        return self
+    layer: LayerTrace
+    chunks: Iterable[Chunk]
+    sigma: Tensor | None = None
+    finished: Mapping[Tensor, Tensor] = field(default_factory=dict)
 
 
-def scores(noise: Tensor, rule: str, learn_sigma: bool) -> Scores:
-    """The scores of a draw. Under "nit" the noise itself is handed on, not a copy.
+class Score(Protocol):
+    """A kind of score."""
 
-    Args:
-        noise: eps, (N, *).
-        rule: "nit" (Eq. 8) or "nit-s" (Eq. 3, which takes the sign for the weights alone).
-        learn_sigma: Whether the score of the noise level is wanted.
-    """
-    return Scores(
-        sign(noise) if rule == "nit-s" else noise,
-        noise.square() - 1 if learn_sigma else None,
-    )
+    #: Whether the noise counts by its sign alone.
+    signs: bool
+    #: Whether it is conditioned on the spikes, so that nobody may read a membrane.
+    conditioned: bool
 
+    def why_not(self, neuron: NoisyNeuron) -> str | None:
+        """Why the estimate would be biased for a neuron; None if it would not be."""
+        ...
 
-def conditional_scores(noise: Tensor, firing: Firing, learn_sigma: bool) -> Scores:
-    """The scores' means given the spikes (Rao-Blackwell), for membranes that a spike wipes out.
-
-    With a spike, that is `eps > a`, `E[eps | eps > a] = h(a)` and `E[eps^2 - 1 | eps > a] = a h(a)`
-    with the hazard `h(a) = phi(a) / (1 - Phi(a))`; without one, the draw itself lives on in
-    the membrane, and its score stays as it is.
-
-    Args:
-        noise: eps, (N, *).
-        firing: What the neuron did.
-        learn_sigma: Whether the score of the noise level is wanted.
-    """
-    fired = firing.spike != 0
-    return Scores(
-        torch.where(fired, firing.hazard, noise),
-        torch.where(fired, firing.level * firing.hazard, noise.square() - 1)
-        if learn_sigma
-        else None,
-    )
-
-
-def weighted_score(score: Tensor, weight: Tensor, sigma: Tensor, rule: str = "nit") -> Tensor:
-    """What multiplies `dm/dtheta`: `A * eps / sigma`, or `A * sign(eps)` under NIT-S.
-
-    Args:
-        score: `Scores.drift`, (N, *).
-        weight: A, (N,), the loss minus its baseline over the number of rows.
-        sigma: Scalar, or broadcasting to (*).
-        rule: "nit" or "nit-s".
-
-    Returns:
-        (N, *).
-    """
-    scale = weight.to(score.dtype).view(-1, *(1,) * (score.dim() - 1))
-    return score * (scale if rule == "nit-s" else scale / sigma.to(score.dtype))
-
-
-def sigma_gradient(score: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:
-    """Eq. 8, second line: `sum A * (eps^2 - 1) / sigma`, in the shape of `sigma`.
-
-    Args:
-        score: `Scores.sigma`, (N, *).
-        weight: A, (N,).
-        sigma: Scalar, or broadcasting to (*); what it is shared by is summed over.
-    """
-    scale = weight.to(score.dtype).view(-1, *(1,) * (score.dim() - 1))
-    return (score * scale).sum_to_size(sigma.shape) / sigma.to(score.dtype)
-
-
-def sign(x: Tensor) -> Tensor:
-    """The sign of Eq. 3: +1 from zero on, -1 below.
-
-    Example:
-        >>> sign(torch.tensor([-2.0, 0.0, 3.0]))
-        tensor([-1.,  1.,  1.])
-    """
-    return (x >= 0).to(x.dtype) * 2 - 1
-
-
-def presynaptic_sign(x: Tensor) -> Tensor:
-    """NIT-S's presynaptic factor: spikes 0 and 1 count as -1 and +1, real values by their sign.
-
-    A tensor that holds nothing but zeros and ones is taken for spikes (section 3.3).
-
-    Example:
-        >>> presynaptic_sign(torch.tensor([0.0, 1.0, 1.0]))
-        tensor([-1.,  1.,  1.])
-        >>> presynaptic_sign(torch.tensor([0.0, 0.5, -1.0]))
-        tensor([ 1.,  1., -1.])
-    """
-    if ((x == 0) | (x == 1)).all():
-        return 2 * x - 1
-    return sign(x)
-
-
-class Ruled(Protocol):
-    """Anything that learns by one of the rules, such as a NITLearner."""
-
-    rule: str
-
-
-class NITSPlus:
-    """The schedule NIT-S+: NIT-S first, then NIT (section 3.2; the paper takes 70 and 30 epochs).
-
-    Call `step` after each epoch, or after each update: that is what it counts.
-
-    Args:
-        learner: Its rule is set to "nit-s" now, and to "nit" when the time has come.
-        after: Switch after so many steps.
-        patience: Switch once the loss that `step` is given has not fallen by a hundredth of its
-            best value for so many steps in a row.
-
-    Raises:
-        ValueError: Not exactly one of `after` and `patience` is given, or it is not positive.
-
-    Example:
-        >>> import torch, snntorch
-        >>> from nit_snn import NITLearner, swap_neurons
-        >>> learner = NITLearner(swap_neurons(snntorch.Leaky(beta=0.9)), replicas=2)
-        >>> schedule = NITSPlus(learner, after=2)
-        >>> for epoch in range(3):
-        ...     print(learner.rule)
-        ...     schedule.step()
-        nit-s
-        nit-s
-        nit
-    """
-
-    def __init__(
-        self, learner: Ruled, *, after: int | None = None, patience: int | None = None
-    ) -> None:
-        if (after is None) == (patience is None):
-            raise ValueError("NITSPlus takes either after= or patience=.")
-        counted = after if patience is None else patience
-        if counted is None or not is_whole(counted) or counted < 1:
-            raise ValueError(
-                f"It must be a positive integer, got after={after}, patience={patience}."
-            )
-        if not hasattr(learner, "rule"):
-            raise TypeError(f"NITSPlus takes a NITLearner, got {type(learner).__name__}.")
-        self.learner = learner
-        self.after, self.patience = plain((after, patience))
-        self.steps = 0
-        self.best = math.inf
-        self.waited = 0
-        learner.rule = "nit-s"
-
-    @property
-    def switched(self) -> bool:
-        """Whether NIT has taken over."""
-        if self.after is not None:
-            return self.steps >= self.after
-        return self.patience is not None and self.waited >= self.patience
-
-    def step(self, loss: float | Tensor | None = None) -> None:
-        """Counts one epoch or update, and switches the rule if it was the last under NIT-S.
+    def cotangents(
+        self, layer: LayerTrace, weight: Tensor, credit: Coefficients | None
+    ) -> LayerCotangents:
+        """`A * score / sigma + c * covariance`, with c of the spikes a score is correlated with.
 
         Args:
-            loss: With `patience`, what is watched, usually a validation loss.
-
-        Raises:
-            ValueError: There is no loss, or one that is not finite, where it is needed. The step
-                is not counted.
+            layer: The layer.
+            weight: A over the number of rows, (N,), or (T, N) of each call.
+            credit: c, for a layer with a control variate.
         """
-        if not self.switched:
-            if self.patience is not None:
-                self._watch(loss)
-            self.steps += 1
-        if self.switched:
-            self.learner.rule = "nit"
-
-    def _watch(self, loss: float | Tensor | None) -> None:
-        value = _finite(loss)
-        if value is None:
-            raise ValueError(f"patience= needs a finite loss at each step, got {loss!r}.")
-        fell = self.best == math.inf or value < self.best - 0.01 * abs(self.best)
-        self.best = min(self.best, value)
-        self.waited = 0 if fell else self.waited + 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to switch at the same step."""
-        return {"steps": self.steps, "best": self.best, "waited": self.waited}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the schedule that gave `state` stopped, and sets the learner's rule.
-
-        Raises:
-            CheckpointError: It is no such state; nothing was changed.
-        """
-        check(state, "schedule", {"steps": count, "best": number, "waited": count})
-        self.steps, self.best = state["steps"], state["best"]
-        self.waited = state["waited"]
-        self.learner.rule = "nit" if self.switched else "nit-s"
+        ...
 
 
-def _finite(loss: Any) -> float | None:
-    """The loss, if it is one finite number; of a tensor or an array, too."""
-    try:
-        return float(loss) if math.isfinite(loss) else None
-    except (RuntimeError, TypeError, ValueError):
+@dataclass(frozen=True)
+class NoiseScore:
+    """The noise itself, `eps / sigma` (Eq. 8), or under NIT-S its sign (Eq. 3).
+
+    Attributes:
+        signs: NIT-S: `sign(eps)`, without a scale; the noise level keeps its exact score.
+    """
+
+    signs: bool = False
+    conditioned: bool = False
+
+    def why_not(self, neuron: NoisyNeuron) -> str | None:
+        """Of any neuron the estimate is unbiased."""
         return None
+
+    def cotangents(
+        self, layer: LayerTrace, weight: Tensor, credit: Coefficients | None
+    ) -> LayerCotangents:
+        """See `Score`. The covariance of a spike with eps / sigma is `phi(a) / sigma`.
+
+        With the noise's sign it is `Q(|a|)`, the smaller of p and 1 - p.
+        """
+        finished: dict[Tensor, Tensor] = {}
+        if credit is None:
+            segments = [s for s in layer.segments if not _from_bits(layer, s, weight, finished)]
+            chunks = self._plain(layer, segments, weight)
+        else:
+            chunks = self._with(layer, weight, credit)
+        sigma = layer.neuron.sigma
+        if not sigma.requires_grad:
+            return LayerCotangents(layer, chunks, finished=finished)
+        assert layer.executor is not None
+        total = torch.zeros_like(sigma)
+        for segment in layer.segments:
+            moved = layer.executor.sigma_scores(segment, weight)
+            total += moved.sum_to_size(sigma.shape) / sigma.detach()
+        for timeline, c in (credit or {}).items():
+            moved = c * timeline.density * timeline.firing.level
+            total += moved.flatten(0, 1).sum_to_size(sigma.shape)
+        return LayerCotangents(layer, chunks, total, finished)
+
+    def _plain(self, layer: LayerTrace, segments: list[Segment], weight: Tensor) -> Iterator[Chunk]:
+        assert layer.executor is not None
+        for segment in segments:
+            static = segment.several and segment.drift is None
+            static = static and all(each.static for each in segment.inputs)
+            for steps, found in layer.executor.weighted_scores(segment, weight, 1.0, static):
+                yield segment, steps, found
+
+    def _with(self, layer: LayerTrace, weight: Tensor, credit: Coefficients) -> Iterator[Chunk]:
+        assert layer.executor is not None
+        for timeline, c in credit.items():
+            covariance = timeline.firing.lesser if self.signs else timeline.density
+            for segment in timeline.segments:
+                own, known = timeline.part(c, segment), timeline.part(covariance, segment)
+                for steps, found in layer.executor.weighted_scores(segment, weight, 1.0, False):
+                    part = slice(steps.start, steps.stop) if segment.several else ...
+                    yield segment, steps, torch.addcmul(found, own[part], known[part])
+
+
+def _from_bits(
+    layer: LayerTrace, segment: Segment, weight: Tensor, into: dict[Tensor, Tensor]
+) -> bool:
+    """Whether a kernel has made a dense layer's gradient straight from its packed spikes."""
+    executor = layer.executor
+    if not isinstance(executor, CudaExecutor) or not segment.several or weight.dim() > 1:
+        return False
+    if len(segment.inputs) != 1:
+        return False
+    (each,) = segment.inputs
+    if each.source is None or each.static or segment.drift is not None:
+        return False
+    gain = each.gain
+    found = each.source.from_bits(
+        lambda spikes, outputs: executor.linear_gradient(segment, weight, spikes, outputs, gain)
+    )
+    for parameter, gradient in (found or {}).items():
+        into[parameter] = into[parameter] + gradient if parameter in into else gradient
+    return found is not None
+
+
+@dataclass(frozen=True)
+class SpikeScore:
+    """That of the spike alone, `E[eps | s] / sigma`, the membrane followed by its own derivative.
+
+    Far less variance where neurons are mostly silent or mostly firing; see
+    `nit_snn.dynamics.firing`.
+    """
+
+    signs: bool = False
+    conditioned: bool = True
+
+    def why_not(self, neuron: NoisyNeuron) -> str | None:
+        """What a membrane carries on has to be a smooth function of it, given its spike."""
+        return neuron.why_not_pathwise()
+
+    def cotangents(
+        self, layer: LayerTrace, weight: Tensor, credit: Coefficients | None
+    ) -> LayerCotangents:
+        """See `Score`; `f_t = A score_t / sigma + c_t phi(a_t) / sigma + carry D_t f_{t+1}`."""
+        level = layer.neuron.sigma
+        total = torch.zeros_like(level) if level.requires_grad else None
+        found: list[Chunk] = []
+        for timeline in layer.timelines:
+            firing = timeline.firing
+            own = weight if weight.dim() == 1 else weight[timeline.calls]
+            factor = rows_first(own, firing.score)
+            sigma = level.detach().to(firing.score.dtype)
+            values = firing.score * (factor / sigma)
+            c = None if credit is None else credit.get(timeline)
+            if c is not None:
+                values.addcmul_(c, timeline.density)
+            if total is not None:
+                moved = firing.score * firing.level * (factor / sigma)
+                if c is not None:
+                    moved.addcmul_(c, timeline.density * firing.level)
+                total += moved.flatten(0, 1).sum_to_size(level.shape)
+            if timeline.rule.carries and any(s.origin or s.several for s in timeline.segments):
+                later = timeline.run_back(values, firing.decay * timeline.rule.carry)
+                if total is not None:
+                    moved = later * firing.level_decay * timeline.rule.carry
+                    total += moved.flatten(0, 1).sum_to_size(level.shape)
+            for segment in timeline.segments:
+                steps = range(segment.steps)
+                found.append((segment, steps, timeline.part(values, segment)))
+        return LayerCotangents(layer, iter(found), total)

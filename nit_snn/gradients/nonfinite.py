@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import NonFiniteGradientError, NonFiniteWeightError
 from ..neurons.base import NoisyNeuron
-from ..validation.network import being_captured
+from ..validation.capture import being_captured
 from .atomic_update import all_or_nothing
 
 

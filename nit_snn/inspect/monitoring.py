@@ -1,4 +1,4 @@
-"""What goes on in training, as scalars and histograms: firing, noise levels, signal and noise."""
+"""What goes on in training, as scalars and histograms: firing, noise levels, the residual's weight."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ class TrainingLog:
     """Writes what a learner and its network do to TensorBoard.
 
     Scalars: `loss`, `replicas`, and for each layer `firing_rate` (spikes per step and neuron),
-    `sigma` (the mean) and `snr` (see `NITLearner.snr`). Histograms, where a layer has several
+    `sigma` (the mean) and `residual` (see `NITLearner.residual_weights`). Histograms, where a layer has several
     neurons or levels: `firing_rates`, `sigmas`.
 
     Args:
-        learner: Whose network is watched. Its `measure_snr` is on while a pass is watched.
+        learner: Whose network is watched.
         writer: A `torch.utils.tensorboard.SummaryWriter`, or whatever has its `add_scalar` and
             `add_histogram`.
 
@@ -124,7 +124,7 @@ class TrainingLog:
         ...         print(step, tag, tuple(values.shape))
         >>> net = torch.nn.Sequential(
         ...     torch.nn.Linear(4, 3), swap_neurons(snntorch.Leaky(beta=0.9, init_hidden=True)))
-        >>> learner = NITLearner(net, replicas=8)
+        >>> learner = NITLearner(net, replicas=8, credit="none")
         >>> log = TrainingLog(learner, Printer())
         >>> with log.watching():
         ...     with learner.record():
@@ -134,7 +134,7 @@ class TrainingLog:
         0 loss
         0 replicas
         0 sigma/1
-        0 snr/1
+        0 residual/1
         0 firing_rate/1
         0 firing_rates/1 (3,)
     """
@@ -148,15 +148,9 @@ class TrainingLog:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Around one learning step, or several, that `write` will tell of."""
-        learner = self.learner
-        before, learner.measure_snr = learner.measure_snr, True
-        learner.snr = {}
-        self._replicas = learner.replicas
-        try:
-            with firing(learner.net) as self._firing:
-                yield
-        finally:
-            learner.measure_snr = before
+        self._replicas = self.learner.replicas
+        with firing(self.learner.net) as self._firing:
+            yield
 
     def write(self, step: int, loss: Tensor | float | None = None) -> None:
         """Writes what was last watched, and the noise levels as they are now.
@@ -171,8 +165,8 @@ class TrainingLog:
             self.writer.add_scalar("replicas", self._replicas, step)
         for name, level in noise_levels(self.learner.net).items():
             self._both("sigma", "sigmas", name, level, step)
-        for name, ratio in self.learner.snr.items():
-            self.writer.add_scalar(_tag("snr", name), ratio, step)
+        for name, weight in self.learner.residual_weights.items():
+            self.writer.add_scalar(_tag("residual", name), weight, step)
         for name, count in self._firing.items():
             if count.draws:
                 self._both("firing_rate", "firing_rates", name, count.rates, step)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..dynamics.lif import perturb
+from ..dynamics.executor import Moved
+from ..dynamics.lif import MembraneUpdate, perturb
 from ..errors import RecordingError
-from ..neurons.base import Charge, NoisyNeuron, Sequence, noisy_neurons
+from ..neurons.base import NoisyNeuron, noisy_neurons
 
 
 @dataclass
@@ -35,40 +36,37 @@ class _Probe:
     """A recorder that learns nothing and keeps everything."""
 
     learns = False
-    hides_membranes = False
-    hides_states = False
+    guards = False
     pending = False
     binary: Collection[NoisyNeuron] = ()
 
     def __init__(self) -> None:
         self.activities: dict[NoisyNeuron, Activity] = {}
 
-    def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
+    def step(self, neuron: NoisyNeuron, update: MembraneUpdate) -> Moved:
         """See `nit_snn.neurons.base.Recorder`."""
-        drift = charge.drift(*(current.value for current in charge.currents))
+        drift = update.drift(*(current.value for current in update.currents), update.state)
         noise = torch.randn_like(drift) if neuron.noise else torch.zeros_like(drift)
         membrane = perturb(drift, neuron.sigma, noise)
         activity = self.activities[neuron]
         activity.drifts.append(drift.detach())
         activity.noises.append((membrane - drift).detach())
         activity.membranes.append(membrane.detach())
-        return membrane
+        return Moved(membrane, None, membrane)
 
-    def run(self, neuron: NoisyNeuron, sequence: Sequence) -> None:
+    def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
+        """See `nit_snn.neurons.base.Recorder`."""
+
+    def fired(self, neuron: NoisyNeuron, membrane: Tensor) -> None:
         """See `nit_snn.neurons.base.Recorder`."""
 
     def hold(self, current: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
         return current
 
-    def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
-        """See `nit_snn.neurons.base.Recorder`."""
-
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
         """See `nit_snn.neurons.base.Recorder`."""
-        activity = self.activities[neuron]
-        multi_step = spikes.dim() > activity.membranes[-1].dim()
-        activity.spikes += spikes.detach().unbind(0) if multi_step else [spikes.detach()]
+        self.activities[neuron].spikes.append(spikes.detach())
         return spikes
 
 
@@ -105,4 +103,5 @@ def probe(net: nn.Module) -> Iterator[dict[str, Activity]]:
         yield {name: seen.activities[neuron] for name, neuron in neurons.items()}
     finally:
         for neuron in neurons.values():
-            vars(neuron).pop("_recorder", None)
+            for name in ("_recorder", "_known_rule", "_decided"):
+                vars(neuron).pop(name, None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .streams import _mix64
+from .streams import mix64
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -100,7 +100,7 @@ def noise(stream: Stream, steps: range, rows: int, inner: int) -> Tensor:
         inner: F, how many neurons a row has.
     """
     device = stream.passes.device
-    key = _mix64(_mix64(stream.seed) ^ (int(stream.passes) & 0xFFFFFFFFFFFFFFFF))
+    key = mix64(mix64(stream.seed) ^ (int(stream.passes) & 0xFFFFFFFFFFFFFFFF))
     samples = max(1, rows // stream.replicas)
     replica, sign = whose(stream, rows)
     counter = (

@@ -24,7 +24,6 @@ class PhiloxNoise:
         passes: Number of the pass, int64, of one element, on each device that has neurons.
         replicas: Number C of replicas per sample.
         antithetic: Replica c + C/2 gets minus the noise of replica c.
-        layerwise: Replica c gets noise in layer `c % layers` only, and zeros elsewhere.
         ranks: Who shares out the replicas; `replicas` are this process's then.
 
     Raises:
@@ -37,14 +36,12 @@ class PhiloxNoise:
         passes: dict[torch.device, Tensor],
         replicas: int,
         antithetic: bool = False,
-        layerwise: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         self.seed = seed
         self.replicas = replicas
         self.passes = passes
         self.antithetic = antithetic
-        self.layerwise = layerwise
         self.ranks = ranks
         self.first = ranks.first(replicas // 2 if antithetic else replicas)
         if replicas * ranks.sharers > _MOST_REPLICAS:
@@ -53,24 +50,12 @@ class PhiloxNoise:
                 f"{replicas * ranks.sharers}. Use fewer, or NIT_SNN_BACKEND=torch."
             )
 
-    def part(self, number: int, parts: int) -> PhiloxNoise:
-        """See `nit_snn.noise.streams.Noise.part`."""
-        return PhiloxNoise(
-            self.seed,
-            self.passes,
-            self.replicas // parts,
-            self.antithetic,
-            self.layerwise,
-            self.ranks.part(number, parts),
-        )
-
-    def stream(self, device: torch.device, layer: int, layers: int) -> Stream:
+    def stream(self, device: torch.device, layer: int) -> Stream:
         """The noise of one layer in this pass."""
         return Stream(
             signed(self.seed),
             self.passes[device],
             layer,
-            layers if self.layerwise else 0,
             self.replicas,
             self.antithetic,
             self.first,
@@ -90,10 +75,10 @@ class PhiloxNoise:
         """See `nit_snn.noise.streams.ReplicaNoise.draw`; the device counts the passes itself."""
         device = torch.device(device)
         one = torch.ones(1, device=device)
-        drawn, _ = weighted_score(
+        drawn = weighted_score(
             one.expand(shape[0]),
             one,
-            **vars(self.stream(device, layer, layers)),
+            **vars(self.stream(device, layer)),
             inner=math.prod(shape[1:]),
             steps=1,
             first_step=call,

@@ -13,7 +13,8 @@ from ..errors import AttachError
 from ..training.distributed import Ranks
 from ..training.saved_state import Entries, count, is_seed
 from .philox_noise import PhiloxNoise
-from .streams import Noise, NoiseTable, ReplicaNoise, SobolNoise, TableNoise
+from .streams import Noise, ReplicaNoise
+from .table import NoiseTable, TableNoise
 
 
 class NoiseSource:
@@ -23,9 +24,7 @@ class NoiseSource:
         seed: Names the noise of all passes.
         ranks: Who shares out replicas or samples.
         table: Read the noise from a table that all passes share.
-        point_sets: So many sets of Sobol points; None for independent noise.
         antithetic: Replica c + C/2 gets minus the noise of replica c.
-        layerwise: Replica c gets noise in layer `c % layers` only.
     """
 
     def __init__(
@@ -34,16 +33,12 @@ class NoiseSource:
         ranks: Ranks,
         *,
         table: bool = False,
-        point_sets: int | None = None,
         antithetic: bool = False,
-        layerwise: bool = False,
     ) -> None:
         self.seed = seed
         self.ranks = ranks
         self.passes = 0
-        self.point_sets = point_sets
         self.antithetic = antithetic
-        self.layerwise = layerwise
         self.table = NoiseTable(self._own_seed) if table else None
         self.counters: dict[torch.device, Tensor] = {}
 
@@ -69,17 +64,8 @@ class NoiseSource:
         self.passes += 1
         return noise, index
 
-    def spare(self, replicas: int, devices: Iterable[torch.device]) -> Noise:
-        """Noise for a pass that teaches nothing, and is not counted."""
-        found = set(devices)
-        counters = {device: _counter(0, device) for device in found}
-        if self._by_kernels(found) or self.point_sets is not None:
-            return self._make(replicas, found, 0, counters)
-        return ReplicaNoise(self._own_seed, replicas, self.antithetic, self.layerwise)
-
     def _by_kernels(self, devices: set[torch.device]) -> bool:
-        plain = all(backend_of(device).name in ("torch", "native") for device in devices)
-        return self.point_sets is None and not plain
+        return not all(backend_of(device).name == "torch" for device in devices)
 
     def _make(
         self,
@@ -88,14 +74,12 @@ class NoiseSource:
         index: int,
         counters: dict[torch.device, Tensor],
     ) -> Noise:
-        if self.point_sets is not None:
-            return SobolNoise(self._own_seed, replicas, self.point_sets)
-        options = (replicas, self.antithetic, self.layerwise, self.ranks)
+        options = (replicas, self.antithetic, self.ranks)
         if self._by_kernels(devices):
             if self.table is not None:
                 raise AttachError(
-                    "noise='table' is for torch's backend; the kernels draw noise faster than they "
-                    "could read it. Use noise='fresh'."
+                    "noise_reuse=True is for torch's backend; the kernels draw noise faster than they "
+                    "could read it. Leave it out."
                 )
             return PhiloxNoise(self._own_seed, counters, *options)
         if self.table is not None:

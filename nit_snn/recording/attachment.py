@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from ..errors import AttachError
 from ..neurons.base import NoisyNeuron
 
-if TYPE_CHECKING:
-    from ..learner import NITLearner
-
-_ATTACHED: WeakKeyDictionary[NoisyNeuron, ReferenceType[NITLearner]] = WeakKeyDictionary()
+_ATTACHED: WeakKeyDictionary[NoisyNeuron, ReferenceType[Any]] = WeakKeyDictionary()
 
 
-def attached_learner(neuron: NoisyNeuron) -> NITLearner | None:
+def attached_learner(neuron: NoisyNeuron) -> Any:
     """The learner that `neuron` belongs to, if there is one."""
     reference = _ATTACHED.get(neuron)
     return None if reference is None else reference()
 
 
-def attach(learner: NITLearner, neuron: NoisyNeuron) -> None:
+def attach(learner: Any, neuron: NoisyNeuron) -> None:
     """From now on `neuron` belongs to `learner`, as long as that lives."""
     _ATTACHED[neuron] = ref(learner)
 
 
-def detach(learner: NITLearner, neuron: NoisyNeuron) -> None:
+def detach(learner: Any, neuron: NoisyNeuron) -> None:
     """From now on `neuron` is free, if it was `learner`'s."""
     if attached_learner(neuron) is learner:
         del _ATTACHED[neuron]

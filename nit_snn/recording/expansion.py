@@ -1,45 +1,32 @@
-"""Tensors that repeat a smaller one: over replicas, or over time."""
+"""Tensors that repeat a smaller one over the replicas."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from ..validation.to_python_scalar import is_whole
-
-_MARK = "_nit_expansion"
-
-
-class Mark:
-    """What is left on a tensor; it does not travel into files or copies."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return OrderedDict, ()
+from .provenance import find, mark
 
 
-@dataclass(eq=False)
-class Expansion(Mark):
+@dataclass(frozen=True, eq=False)
+class Expansion:
     """How a tensor repeats its first B slices C times along `dim`, replica-major.
 
     Attributes:
         replicas: C.
         dim: The batch dimension.
-        version: autograd's version counter of the repeated tensor when it was made.
     """
 
     replicas: int
     dim: int
-    version: int = 0
 
     def make(self, x: Tensor) -> Tensor:
         """`x` repeated, (.., C * B, ..), marked so that `of` finds this again."""
         repeated = self.repeat(x)
-        self.version = repeated._version
-        setattr(repeated, _MARK, self)
+        mark(repeated, self, kept=self.dim + 1)
         return repeated
 
     @staticmethod
@@ -48,16 +35,7 @@ class Expansion(Mark):
 
         None if it was not, or was written to afterwards.
         """
-        made = getattr(x, _MARK, None)
-        if not isinstance(made, Expansion):
-            base = reshaped_from(x)
-            made = getattr(base, _MARK, None)
-            if base is None or not isinstance(made, Expansion):
-                return None
-            kept = made.dim + 1
-            if x.shape[:kept] != base.shape[:kept]:
-                return None
-        return made if made.version == x._version else None
+        return find(x, Expansion)
 
     def once(self, x: Tensor) -> Tensor:
         """The first replica of a tensor that is repeated like this."""
@@ -72,24 +50,6 @@ class Expansion(Mark):
     def fold(self, x: Tensor) -> Tensor:
         """Sums over the replicas: the transpose of `repeat`."""
         return x.unflatten(self.dim, (self.replicas, -1)).sum(self.dim)
-
-
-def reshaped_from(x: Tensor) -> Tensor | None:
-    """The tensor that `x` is a mere reshape of: a view of the same memory in the same order."""
-    base = x._base if x._is_view() else None
-    if (
-        base is None
-        or x.numel() != base.numel()
-        or x.data_ptr() != base.data_ptr()
-        or not (x.is_contiguous() and base.is_contiguous())
-    ):
-        return None
-    return base
-
-
-def repeats_over_time(x: Tensor) -> bool:
-    """Whether `x` is one and the same slice along its first dimension, as `expand` makes it."""
-    return x.dim() > 1 and x.shape[0] > 1 and x.stride(0) == 0
 
 
 def check_batch(tensors: Sequence[Tensor], dim: int) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import bits
-from .expansion import Mark, reshaped_from
-
-_MARK = "_nit_spikes"
+from .provenance import find, mark, reshaped_from
 
 
 @dataclass(eq=False, slots=True)
-class Packed:
+class PackedSpikes:
     """What went into a synapse: spikes of one step, or of several, as bits.
 
     Attributes:
@@ -33,10 +31,10 @@ class Packed:
         """The spikes as numbers, in the shape that the synapse saw."""
         return bits.unpack(self.bits, self.slots, dtype).view(self.shape)
 
-    def part(self, steps: range) -> Packed:
+    def part(self, steps: range) -> PackedSpikes:
         """Some of several steps."""
         slots = self.slots[steps.start : steps.stop]
-        return Packed(self.bits, slots, torch.Size([len(slots), *self.shape[1:]]))
+        return PackedSpikes(self.bits, slots, torch.Size([len(slots), *self.shape[1:]]))
 
 
 @dataclass(eq=False)
@@ -50,7 +48,7 @@ class SpikeTrain:
     planes: Tensor | None = None
     used: int = 0
 
-    def room(self, shape: torch.Size, device: torch.device) -> tuple[Tensor, int]:
+    def slot(self, shape: torch.Size, device: torch.device) -> tuple[Tensor, int]:
         """Where the bits of one more step go: (planes, N, *) bytes, and which bit."""
         if self.planes is None or self.planes.shape[1:] != shape:
             self.planes, self.used = bits.empty(8, shape, device), 0
@@ -60,95 +58,76 @@ class SpikeTrain:
         self.used += 1
         return self.planes, self.used - 1
 
-    def add(self, activity: Tensor) -> Packed | None:
-        """One more step, (N, *), as bits, if it is nothing but zeros and ones."""
-        spikes = activity.detach() == 1
-        if activity.requires_grad or not torch.equal(activity, spikes.to(activity.dtype)):
-            return None
-        planes, slot = self.room(activity.shape, activity.device)
+    def add(self, spikes: Tensor) -> PackedSpikes:
+        """One more step, (N, *) zeros and ones."""
+        planes, slot = self.slot(spikes.shape, spikes.device)
         bits.pack_into(planes, spikes, slot)
-        return Packed(planes, range(slot, slot + 1), activity.shape)
+        return PackedSpikes(planes, range(slot, slot + 1), spikes.shape)
 
 
 @dataclass(eq=False)
-class Emitted(Mark):
+class BinarySpikes:
     """The mark on spikes: that they are nothing but zeros and ones, and where their bits are.
 
     Attributes:
         train: The neuron's.
-        version: autograd's version counter of the spikes when they were emitted.
         several: Whether they are those of several steps, (T, N, *).
         packed: Their bits, once something has asked for them.
     """
 
     train: SpikeTrain
-    version: int
     several: bool
-    packed: Packed | None = field(default=None)
+    packed: PackedSpikes | None = None
 
-    @staticmethod
-    def mark(spikes: Tensor, train: SpikeTrain, several: bool, packed: Packed | None) -> None:
-        setattr(spikes, _MARK, Emitted(train, spikes._version, several, packed))
 
-    @staticmethod
-    def marks(x: Tensor) -> bool:
-        """Whether `x` is what a neuron emitted, or a mere reshape of it."""
-        return _emitted(x) is not None
+def mark_spikes(
+    spikes: Tensor, train: SpikeTrain, several: bool, packed: PackedSpikes | None = None
+) -> None:
+    """Says of a tensor that it is what a noisy neuron emitted."""
+    mark(spikes, BinarySpikes(train, several, packed), kept=2 if several else 1)
 
-    @staticmethod
-    def pack(x: Tensor) -> Packed | None:
-        """`x` as bits if it is what a neuron emitted, or a mere reshape of it; else None."""
-        found = _emitted(x)
-        if found is None:
-            return None
-        mark, base = found
-        if mark.packed is None:
-            mark.packed = _packed(base, mark)
-        held = mark.packed
-        return held if held.shape == x.shape else Packed(held.bits, held.slots, x.shape)
+
+def is_emitted(x: Tensor) -> bool:
+    """Whether `x` is what a neuron emitted, or a mere reshape of it."""
+    return find(x, BinarySpikes) is not None
+
+
+def pack(x: Tensor) -> PackedSpikes | None:
+    """`x` as bits if it is what a neuron emitted, or a mere reshape of it; else None."""
+    emitted = find(x, BinarySpikes)
+    if emitted is None:
+        return None
+    if emitted.packed is None:
+        spikes = x.detach()
+        if emitted.several:
+            emitted.packed = PackedSpikes(bits.pack(spikes), range(len(spikes)), spikes.shape)
+        else:
+            base = reshaped_from(x)
+            # The train has the neuron's own shape, whatever a synapse makes of it.
+            whole = spikes if base is None else spikes.reshape(base.shape)
+            emitted.packed = emitted.train.add(whole)
+    held = emitted.packed
+    return held if held.shape == x.shape else PackedSpikes(held.bits, held.slots, x.shape)
 
 
 @contextmanager
-def saved_as_bits(spikes: Tensor, packed: Packed) -> Iterator[None]:
+def saved_as_bits(spikes: Tensor, packed: PackedSpikes) -> Iterator[None]:
     """Graphs that are made inside save `packed` where they would save `spikes`."""
     # The graph holds on to these functions, which must not hold on to the spikes.
     place, count, ordered = spikes.data_ptr(), spikes.numel(), spikes.is_contiguous()
 
-    def pack(saved: Tensor) -> Tensor | tuple[torch.Size, torch.dtype]:
+    def put(saved: Tensor) -> Tensor | tuple[torch.Size, torch.dtype]:
         same = saved.data_ptr() == place and saved.numel() == count
         # A transposed view has the numbers in another order.
         if same and ordered and saved.is_contiguous():
             return saved.shape, saved.dtype
         return saved
 
-    def unpack(held: Tensor | tuple[torch.Size, torch.dtype]) -> Tensor:
+    def get(held: Tensor | tuple[torch.Size, torch.dtype]) -> Tensor:
         if isinstance(held, Tensor):
             return held
         shape, dtype = held
         return packed.unpack(dtype).view(shape)
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+    with torch.autograd.graph.saved_tensors_hooks(put, get):
         yield
-
-
-def _emitted(x: Tensor) -> tuple[Emitted, Tensor] | None:
-    """The mark on `x`, and the tensor that was emitted, if nothing has changed it."""
-    mark, base = getattr(x, _MARK, None), x
-    if not isinstance(mark, Emitted):
-        found = reshaped_from(x)
-        mark = getattr(found, _MARK, None)
-        if found is None or not isinstance(mark, Emitted):
-            return None
-        kept = 2 if mark.several else 1
-        if x.shape[:kept] != found.shape[:kept]:
-            return None
-        base = found
-    return None if mark.version != x._version or x.requires_grad else (mark, base)
-
-
-def _packed(spikes: Tensor, mark: Emitted) -> Packed:
-    if mark.several:
-        return Packed(bits.pack(spikes), range(len(spikes)), spikes.shape)
-    planes, slot = mark.train.room(spikes.shape, spikes.device)
-    bits.pack_into(planes, spikes, slot)
-    return Packed(planes, range(slot, slot + 1), spikes.shape)

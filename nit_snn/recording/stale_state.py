@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from weakref import ReferenceType, ref
 
 from torch import Tensor
 
 from ..neurons.base import NoisyNeuron
+from .provenance import Seen
 
 
-class Leftovers:
+class StaleState:
     """What a pass left in its neurons; it keeps none of it alive.
 
     Args:
@@ -18,15 +18,10 @@ class Leftovers:
     """
 
     def __init__(self, neurons: Iterable[NoisyNeuron] = ()) -> None:
-        self._left: dict[NoisyNeuron, tuple[ReferenceType[Tensor], int]] = {}
-        for neuron in neurons:
-            membrane = neuron.membrane
-            if membrane is not None:
-                self._left[neuron] = ref(membrane), membrane._version
+        found = ((neuron, neuron.membrane) for neuron in neurons)
+        self._left = {n: Seen(membrane, weak=True) for n, membrane in found if membrane is not None}
 
     def holds(self, neuron: NoisyNeuron, state: Tensor | None) -> bool:
-        """Whether a call of `neuron` starts from what it left, unchanged."""
-        left, version = self._left.get(neuron, (None, -1))
-        return (
-            left is not None and state is not None and left() is state and state._version == version
-        )
+        """Whether a step of `neuron` starts from what it left, unchanged."""
+        left = self._left.get(neuron)
+        return left is not None and state is not None and left.matches(state)

@@ -1,38 +1,37 @@
 """How a noisy neuron finds out which registered synapse its current came from.
 
-While a pass is recorded, a `Tap` stands in for the forward of each registered synapse and marks its
-output with a `Source`; a noisy neuron that gets a marked current knows its synapse, so that
-no autograd graph need be kept. Whatever could make the graph say something else than the
+While a pass is recorded, a `SynapseTap` stands in for the forward of each registered synapse and
+marks its output with a `SynapseCall`; a noisy neuron that gets a marked current knows its synapse,
+so that no autograd graph need be kept. Whatever could make the graph say something else than the
 synapse's own gradient function (hooks, patches, in-place writes, parameters that are not the
 layer's own) leaves the output unmarked, and the general route does its work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import RecordingError
-from ..estimators.control import leads_to_spikes_alone
-from ..estimators.scores import presynaptic_sign
 from ..gradients.synapses import SynapseGradient, gradient_function
 from ..gradients.synapses.few_outputs import few_outputs, suits
 from ..gradients.synapses.linear import linear_gradient
-from .expansion import Expansion, Mark, repeats_over_time, reshaped_from
-from .memory import Room
-from .packed_spikes import Emitted, Packed, SpikeTrain, saved_as_bits
+from .expansion import Expansion
+from .memory_budget import MemoryBudget
+from .packed_spikes import PackedSpikes, SpikeTrain, is_emitted, pack, saved_as_bits
+from .provenance import Seen, find, mark, repeats_over_time
+from .spike_node import leads_to_spikes_alone
 
-_MARK = "_nit_source"
 _SAMPLE = 4096
 
 
 @dataclass(eq=False, slots=True)
-class Source:
+class SynapseCall:
     """One call of a registered synapse.
 
     Attributes:
@@ -45,63 +44,61 @@ class Source:
         version: autograd's version counter of `activity` then.
         output_shape: What came out for it, one time slice likewise.
         static: Whether input and output are the same at all steps of their first dimension.
-        room: That of the pass.
-        emitted: Bytes of the input as numbers, if a noisy neuron emitted it.
+        budget: That of the pass.
+        kept: Bytes of the input as numbers, if they were taken from the budget.
         calls: How often the layer was called with this input.
         readers: How often a neuron was given what came out, untouched.
         used: Whether a neuron was given it at all.
+        followed: Whether the input has a graph of its own, which leads to spikes.
+        binary: Whether it is nothing but zeros and ones, once somebody has asked.
     """
 
     name: str
     module: nn.Module
     gradient: SynapseGradient
     parameters: Mapping[str, Tensor | None]
-    activity: Tensor | Packed
+    activity: Tensor | PackedSpikes
     version: int
     output_shape: torch.Size
     static: bool
-    room: Room
-    emitted: int = 0
+    budget: MemoryBudget
+    kept: int = 0
     calls: int = 0
     readers: int = 0
     used: bool = False
-
-    @property
-    def followed(self) -> bool:
-        """Whether the activity has a graph of its own: a control variate's."""
-        return isinstance(self.activity, Tensor) and self.activity.requires_grad
+    followed: bool = False
+    binary: bool | None = None
 
     @staticmethod
-    def of(current: Tensor) -> tuple[Source | None, bool]:
+    def of(current: Tensor) -> tuple[SynapseCall | None, bool]:
         """The call that made `current`, and whether it made one slice for all its time steps.
 
         `current` may be the output itself, a reshape of it, or a repetition of it over time. An
         in-place operation on any of them, or a hook on it, disqualifies it.
         """
-        source = _marked(current)
-        if source is not None:
-            source.readers += 1
-            source._use()
-            return source, source.static
+        call = _marked(current)
+        if call is not None:
+            call.readers += 1
+            call._use()
+            return call, call.static
         if repeats_over_time(current):
-            source = _marked(current[0])
-        if source is not None:
-            source._use()
-        return source, source is not None
+            call = _marked(current[0])
+        if call is not None:
+            call._use()
+        return call, call is not None
 
     def _use(self) -> None:
-        """A noisy neuron reads it: its spikes are in no graph, and are kept here, as bits."""
+        """A noisy neuron reads it: the spikes that went in are kept here, as bits."""
         if self.used:
             return
         self.used = True
-        self.room.unread -= self.emitted
-        if self.emitted and isinstance(self.activity, Tensor):
-            self.room.left += self.emitted
-            self.activity = Emitted.pack(self.activity) or self.activity
+        if self.kept and isinstance(self.activity, Tensor) and not self.followed:
+            self.budget.give_back(self.kept)
+            self.activity = pack(self.activity) or self.activity
 
     def parameter_gradients(
         self, cotangent: Tensor, signed: bool = False, steps: range | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> dict[Tensor, Tensor]:
         """Gradients of the layer's trainable parameters.
 
         Args:
@@ -117,48 +114,51 @@ class Source:
             shape = torch.Size([len(steps), *shape[1:]])
         elif cotangent.numel() != shape.numel():
             cotangent = cotangent.reshape(-1, *shape).sum(0)
-        cotangent = cotangent.reshape(shape)
-        if isinstance(self.activity, Packed):
-            packed = self.activity if steps is None else self.activity.part(steps)
-            activity = packed.unpack(cotangent.dtype)
-            if signed:
-                activity = activity.mul_(2).sub_(1)
-        else:
-            activity, cotangent = self._kept(self.activity, cotangent, steps)
-            if signed:
-                activity = presynaptic_sign(activity)
-        for name, gradient in self.gradient(self.module, activity, cotangent).items():
-            parameter = self.parameters[name]
-            if parameter is not None and parameter.requires_grad:
-                yield parameter, gradient
+        activity, cotangent = self.presynaptic(cotangent.reshape(shape), steps)
+        spikes = signed and self.carries_spikes
+        return self.gradients_of(activity, cotangent, signed, spikes)
 
-    def from_bits(
-        self, gradient: Callable[[Packed, int], Tensor | None]
-    ) -> list[tuple[Tensor, Tensor]] | None:
-        """Gradients of a dense layer's parameters from a function of its spikes as bits.
+    def gradients_of(
+        self, activity: Tensor, cotangent: Tensor, signed: bool, spikes: bool
+    ) -> dict[Tensor, Tensor]:
+        """Those for an activity and a cotangent of its output, in the call's own parameters.
 
         Args:
-            gradient: From the spikes of a sequence, (T, N, in), and the number of outputs to
-                (out, in + 1), with the bias last; or None.
-
-        Returns:
-            None if the layer is another, or its input was not such spikes, or there is no gradient.
+            activity: What went in.
+            cotangent: That of what came out.
+            signed: Take the sign of the activity (NIT-S).
+            spikes: Whether it is nothing but spikes.
         """
-        if self.gradient is not linear_gradient or not isinstance(self.activity, Packed):
-            return None
-        if len(self.activity.shape) != 3:
-            return None
-        found = gradient(self.activity, self.output_shape[-1])
-        if found is None:
-            return None
-        pairs = {"weight": found[:, :-1], "bias": found[:, -1]}
-        trained = ((self.parameters[name], g) for name, g in pairs.items())
-        return [(p, g) for p, g in trained if p is not None and p.requires_grad]
+        if signed:
+            activity = 2 * activity - 1 if spikes else (activity >= 0).to(activity.dtype) * 2 - 1
+        found = self.gradient(self.module, activity, cotangent)
+        pairs = ((self.parameters[name], gradient) for name, gradient in found.items())
+        return {p: gradient for p, gradient in pairs if p is not None and p.requires_grad}
 
-    def _kept(
-        self, activity: Tensor, cotangent: Tensor, steps: range | None
-    ) -> tuple[Tensor, Tensor]:
-        """An activity that was kept as it was, and the cotangent for it; replicas once."""
+    @property
+    def carries_spikes(self) -> bool:
+        """Whether what went in is nothing but zeros and ones: NIT-S counts these as -1 and +1.
+
+        Real values count by their sign (section 3.3).
+        """
+        if isinstance(self.activity, PackedSpikes):
+            return True
+        if self.binary is None:
+            values = self.activity.detach()
+            self.binary = bool(((values == 0) | (values == 1)).all())
+        return self.binary
+
+    def presynaptic(self, cotangent: Tensor, steps: range | None = None) -> tuple[Tensor, Tensor]:
+        """The activity as numbers, and the cotangent for it; repeated replicas once.
+
+        Args:
+            cotangent: In the output's shape.
+            steps: The cotangent is that of these slices alone.
+        """
+        if isinstance(self.activity, PackedSpikes):
+            packed = self.activity if steps is None else self.activity.part(steps)
+            return packed.unpack(cotangent.dtype), cotangent
+        activity = self.activity
         if activity._version != self.version:
             raise RecordingError(
                 f"The input of {self.name} was changed in place after {self.name} had used it. "
@@ -171,27 +171,43 @@ class Source:
             activity, cotangent = expansion.once(activity), expansion.fold(cotangent)
         return activity.detach(), cotangent
 
+    def from_bits(
+        self, gradient: Callable[[PackedSpikes, int], Tensor | None]
+    ) -> dict[Tensor, Tensor] | None:
+        """Gradients of a dense layer's parameters from a function of its spikes as bits.
+
+        Args:
+            gradient: From the spikes of a sequence, (T, N, in), and the number of outputs to
+                (out, in + 1), with the bias last; or None.
+
+        Returns:
+            None if the layer is another, or its input was not such spikes, or there is no gradient.
+        """
+        if self.gradient is not linear_gradient or not isinstance(self.activity, PackedSpikes):
+            return None
+        if len(self.activity.shape) != 3:
+            return None
+        found = gradient(self.activity, self.output_shape[-1])
+        if found is None:
+            return None
+        pairs = {"weight": found[:, :-1], "bias": found[:, -1]}
+        trained = ((self.parameters[name], g) for name, g in pairs.items())
+        return {p: g for p, g in trained if p is not None and p.requires_grad}
+
 
 @dataclass(eq=False)
-class _Output(Mark):
-    """The mark on an output: where it came from, and its version counter when it did."""
+class _LastCall:
+    """The last call of a tap with an input from outside, in case the same one comes again."""
 
-    source: Source
-    version: int
-
-
-@dataclass(eq=False)
-class _Last:
-    """The last call of a tap, in case the same one comes again."""
-
-    conditions: tuple[object, ...]
-    samples: list[Tensor]
-    x: Tensor
+    seen: list[Seen]
+    sample: Tensor
+    autocast: bool
     output: Tensor
-    source: Source
+    call: SynapseCall
 
 
-class Tap:
+@dataclass(eq=False)
+class SynapseTap:
     """Stands in for the forward of a registered synapse while a pass is recorded.
 
     An input that comes again, as under direct encoding, is not computed again. An input that
@@ -199,33 +215,31 @@ class Tap:
     call returns a tensor of its own, which the caller may write to.
     """
 
-    def __init__(self, name: str, module: nn.Module) -> None:
-        self.name = name
-        self.module = module
-        self._gradient: SynapseGradient | None = None
-        self._last: _Last | None = None
-        self._made: list[Source] = []
-        self._direct = False
-        self._rehearsal = False
-        self._room = Room()
-        self._train: SpikeTrain | None = None
-        self._parameters: dict[str, Tensor | None] = {}
+    name: str
+    module: nn.Module
+    _gradient: SynapseGradient | None = None
+    _last: _LastCall | None = None
+    _made: list[SynapseCall] = field(default_factory=list)
+    _direct: bool = False
+    _budget: MemoryBudget = field(default_factory=MemoryBudget)
+    _train: SpikeTrain | None = None
+    _parameters: dict[str, Tensor | None] = field(default_factory=dict)
 
-    def install(self, room: Room, rehearsal: bool = False) -> None:
+    def install(self, budget: MemoryBudget) -> None:
         """Stands in, unless the layer was patched, pruned or reparametrised since.
 
         Args:
-            room: What the pass may keep. If nothing, inputs that no neuron emitted are looked at,
-                whether they are spikes, too.
-            rehearsal: Whether nothing that is made can be differentiated.
+            budget: What the pass may keep. If nothing, inputs that no neuron emitted are looked
+                at, whether they are spikes, too.
         """
-        self._room, self._rehearsal = room, rehearsal
-        self._train = SpikeTrain() if room.left == 0 else None
+        self._budget = budget
+        self._train = SpikeTrain() if budget.frugal else None
         self._gradient = gradient_function(self.module)
         if self._gradient is not None and "forward" not in vars(self.module):
-            self.module.forward = self
+            self.module.forward = self  # type: ignore[assignment]
 
     def remove(self) -> None:
+        """Puts the layer's own forward back."""
         self._last = None
         self._direct = bool(self._made) and all(s.readers >= s.calls for s in self._made)
         self._made = []
@@ -237,35 +251,41 @@ class Tap:
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or not self._fast(args[0]):
-            return self._forward(*args, **kwargs)
-        x, held = args[0], self.module._parameters
-        tensors = [x, *(p for p in held.values() if p is not None)]
-        conditions = (
-            torch.is_autocast_enabled(x.device.type),
-            *((id(t), t.data_ptr(), t._version) for t in tensors),
-        )
+            return type(self.module).forward(self.module, *args, **kwargs)  # type: ignore[no-any-return]
+        x = args[0]
+        emitted = is_emitted(x)
+        if emitted:  # fresh at each step, so that the same does not come again
+            output, call = self._compute(x, emitted)
+            call.calls = 1
+            mark(output, call)
+            return output
         last = self._last
-        if last is None or last.conditions != conditions or not _same(last.samples, tensors):
-            self._last = last = self._compute(x, conditions, tensors)
-            if last.source.static:
-                self._made.append(last.source)
-        last.source.calls += 1
-        if last.source.static and self._direct:
+        if last is None or not self._same(last, x):
+            output, call = self._compute(x, emitted)
+            held = [x, *(p for p in self.module._parameters.values() if p is not None)]
+            autocast = torch.is_autocast_enabled(x.device.type)
+            seen = [Seen(tensor) for tensor in held]
+            self._last = last = _LastCall(seen, _sample(x), autocast, output, call)
+            if call.static:
+                self._made.append(call)
+        last.call.calls += 1
+        if last.call.static and self._direct:
             # Nothing but a neuron has read it so far: one slice of memory will do.
             output = last.output[:1].clone().expand_as(last.output)
         else:
             output = last.output.clone()
-        setattr(output, _MARK, _Output(last.source, output._version))
+        mark(output, last.call)
         return output
 
-    def _forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        return type(self.module).forward(self.module, *args, **kwargs)  # type: ignore[no-any-return]
-
-    def _of(self, x: Tensor) -> Tensor:
-        """The layer's output, in the fastest way that there is."""
-        if self._gradient is linear_gradient and suits(self.module, x):
-            return few_outputs(x, self.module.weight, self.module.bias)  # type: ignore[arg-type]
-        return self._forward(x)
+    def _same(self, last: _LastCall, x: Tensor) -> bool:
+        """Whether the layer would compute what it did."""
+        held = [x, *(p for p in self.module._parameters.values() if p is not None)]
+        return (
+            len(held) == len(last.seen)
+            and all(seen.matches(tensor) for seen, tensor in zip(last.seen, held, strict=True))
+            and last.autocast == torch.is_autocast_enabled(x.device.type)
+            and torch.equal(last.sample, _sample(x))
+        )
 
     def _fast(self, x: Tensor) -> bool:
         """Whether the layer's own gradient function says all that the graph would."""
@@ -278,25 +298,23 @@ class Tap:
             and all(p is None or p.is_leaf for p in self.module._parameters.values())
         )
 
-    def _compute(self, x: Tensor, conditions: tuple[object, ...], tensors: list[Tensor]) -> _Last:
+    def _compute(self, x: Tensor, emitted: bool) -> tuple[Tensor, SynapseCall]:
         static = repeats_over_time(x)
         activity = x[0] if static else x
-        expansion = Expansion.of(activity)
+        expansion = None if emitted else Expansion.of(activity)
         inner = activity if expansion is None else expansion.once(activity)
-        emitted = activity.nbytes if Emitted.marks(activity) else 0
-        packed = None
-        if emitted and (self._room.frugal or self._rehearsal or not self._room.take(emitted)):
-            packed = Emitted.pack(activity)
-        self._room.unread += emitted
-        if not emitted and self._train is not None and expansion is None and not static:
-            packed = self._train.add(activity)
+        size, packed = activity.nbytes if emitted else 0, None
+        if emitted and (self._budget.frugal or not self._budget.take(size)):
+            size, packed = 0, pack(activity)
+        elif not emitted and self._train is not None and expansion is None and not static:
+            packed = _as_bits(activity, self._train)
         # Behind the last noisy neuron the graph stays, and with it what it saves.
-        with nullcontext() if packed is None or self._rehearsal else saved_as_bits(inner, packed):
+        with nullcontext() if packed is None else saved_as_bits(inner, packed):
             output = self._of(inner.unsqueeze(0))[0] if static else self._of(inner)
         if expansion is not None:
             output = expansion.repeat(output)
         assert self._gradient is not None
-        source = Source(
+        call = SynapseCall(
             self.name,
             self.module,
             self._gradient,
@@ -305,12 +323,19 @@ class Tap:
             activity._version,
             output.shape,
             static,
-            self._room,
-            emitted,
+            self._budget,
+            size,
+            followed=x.requires_grad,
         )
         if static:
             output = output.unsqueeze(0).expand(x.shape[0], *output.shape)
-        return _Last(conditions, [_sample(t) for t in tensors], x, output, source)
+        return output, call
+
+    def _of(self, x: Tensor) -> Tensor:
+        """The layer's output, in the fastest way that there is."""
+        if self._gradient is linear_gradient and suits(self.module, x):
+            return few_outputs(x, self.module.weight, self.module.bias)  # type: ignore[arg-type]
+        return type(self.module).forward(self.module, x)  # type: ignore[no-any-return]
 
     def _current_parameters(self) -> dict[str, Tensor | None]:
         """The layer's parameters as they are now; one and the same mapping while they stay."""
@@ -321,6 +346,15 @@ class Tap:
         return self._parameters
 
 
+def make_taps(net: nn.Module) -> list[SynapseTap]:
+    """A tap for each registered synapse of a network."""
+    return [
+        SynapseTap(name, module)
+        for name, module in net.named_modules()
+        if gradient_function(module) is not None
+    ]
+
+
 def refuse_copy() -> NoReturn:
     """What stands in a network while it is recorded is no part of it."""
     raise RecordingError(
@@ -329,17 +363,21 @@ def refuse_copy() -> NoReturn:
     )
 
 
-def _marked(tensor: Tensor) -> Source | None:
-    """The source of `tensor`, or of what it is a mere reshape of, if nothing has changed it."""
-    mark = getattr(tensor, _MARK, None)
-    base: Tensor | None = tensor
-    if not isinstance(mark, _Output):
-        base = reshaped_from(tensor)
-        mark = getattr(base, _MARK, None)
-    if base is None or not isinstance(mark, _Output) or mark.version != tensor._version:
+def _marked(tensor: Tensor) -> SynapseCall | None:
+    """The call that made `tensor`, or what it is a mere reshape of, if nothing has changed it."""
+    if not tensor.requires_grad or tensor._backward_hooks:
         return None
-    hooked = bool(tensor._backward_hooks or base._backward_hooks)
-    return mark.source if tensor.requires_grad and not hooked else None
+    call = find(tensor, SynapseCall)
+    base = tensor._base
+    return None if base is not None and base._backward_hooks else call
+
+
+def _as_bits(activity: Tensor, train: SpikeTrain) -> PackedSpikes | None:
+    """An input from outside, as bits, if it is nothing but zeros and ones."""
+    spikes = activity.detach() == 1
+    if activity.requires_grad or not torch.equal(activity, spikes.to(activity.dtype)):
+        return None
+    return train.add(spikes)
 
 
 def _sample(tensor: Tensor) -> Tensor:
@@ -351,7 +389,3 @@ def _sample(tensor: Tensor) -> Tensor:
         return torch.empty(0)
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()[:1].flatten()
     return flat[:: max(1, flat.numel() // _SAMPLE)].clone()
-
-
-def _same(samples: list[Tensor], tensors: list[Tensor]) -> bool:
-    return all(torch.equal(s, _sample(t)) for s, t in zip(samples, tensors, strict=True))

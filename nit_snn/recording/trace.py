@@ -1,159 +1,316 @@
-"""What a recorded pass remembers of each draw of noise, and what it makes of it in the end."""
+"""What one forward pass leaves behind: for each layer, its steps and where their drifts came from.
+
+A `PassTrace` has a `LayerTrace` for each noisy neuron, and that one `Segment` for each call: a step,
+or several at once. A `Timeline` lays the segments of a layer end to end, (T, N, *), so that
+estimators work on whole layers.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..dynamics.conditioned import Conditioned
-from ..dynamics.cuda_executor import Past
-from ..dynamics.pathwise import Carried, Link
-from ..dynamics.torch_executor import TorchLayer
-from ..estimators.scores import Scores
+from ..dynamics.executor import Executor, Steps
+from ..dynamics.firing import Firing
+from ..dynamics.lif import number, spikes_of
+from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
 from ..noise.layer_noise import LayerNoise
-from .memory import LayerSize
-from .packed_spikes import Packed, SpikeTrain
-from .synapse_taps import Source
+from ..noise.streams import Noise
+from .memory_budget import MemoryBudget
+from .packed_spikes import SpikeTrain
+from .provenance import Seen
+from .spike_node import Ledger, NodeState
+from .synapse_taps import SynapseCall
+
+_PLACES = 8
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Target:
-    """A synapse that the score of a draw belongs to.
+@dataclass(eq=False, slots=True)
+class Input:
+    """A current of a segment, and where it came from.
 
     Attributes:
-        source: The call of the synapse.
-        step: Which time slice of its output, if it made several.
-        length: How many slices it made.
-        gain: The factor of its output in the drift.
+        source: The call of a registered synapse that made it; None for the general route.
+        graph: Without a source, the current with its local graph.
+        gain: Its factor in the drift.
+        static: Whether one and the same current enters all steps of a segment of several.
     """
 
-    source: Source
-    step: int | None
-    length: int
+    source: SynapseCall | None
+    graph: Tensor | None
     gain: float | Tensor
+    static: bool = False
 
-    def same(self, other: Target) -> bool:
-        """Whether both can take the sum of two scores."""
+    def same(self, other: Input) -> bool:
+        """Whether both take the sum of two cotangents."""
         equal = self.gain is other.gain or (
             not isinstance(self.gain, Tensor)
             and not isinstance(other.gain, Tensor)
             and self.gain == other.gain
         )
-        return equal and self.step is None is other.step and self.source is other.source
+        return equal and self.source is not None and self.source is other.source
 
 
 @dataclass(eq=False, slots=True)
-class Event:
-    """One draw of noise, or the sum of several whose drifts depend alike on the parameters.
+class Segment(Steps):
+    """One call of a neuron: a step, or several at once, and where its drift came from.
 
-    What the noise belongs to: outputs of synapses (`targets`), a drift that holds its local graph,
-    or both; neither where only the noise level is learned. `link` is there if the drift is
-    differentiated in an earlier call's membrane, too: that call, and the derivative. A `sequence`
-    is a run of calls at once, `static` if one and the same current enters them; `drift` is then
-    what entered it, (T, N, *), with `gain`, and `past` is there if its scores are conditioned on
-    the spikes; `steps` and `carry`, a drift's derivative in the membrane before it, if pathwise.
+    It may be the sum of several calls whose scores are multiplied with the same activity.
+
+    Attributes:
+        inputs: Where its currents came from.
+        drift: The drift with its local graph, where parameters enter it on other ways.
+        membrane: u before it fires; None where nobody asks for it.
+        origin: The segment that left the membrane which this one starts from; None if none did.
+        node: What stands for its spikes in the graph of whatever reads them.
     """
 
-    calls: list[int]
-    shape: torch.Size
-    dtype: torch.dtype
-    scores: Scores | None
-    targets: tuple[Target, ...]
-    drift: Tensor | None
-    carried: Carried | None = None
-    link: Link | None = None
-    sequence: bool = False
-    static: bool = False
-    gain: float | Tensor = 1.0
-    past: Past | None = None
-    steps: Conditioned | None = None
-    carry: float | Tensor = 0.0
+    inputs: tuple[Input, ...] = ()
+    drift: Tensor | None = None
+    membrane: Seen | None = None
+    origin: Segment | None = None
+    node: NodeState | None = None
 
     @property
-    def is_sum(self) -> bool:
-        """Whether draws have been summed in it, as later ones may well be."""
-        return not self.sequence and len(self.calls) > 1
+    def steps(self) -> int:
+        return len(self.calls)
 
-    def absorbs(self, other: Event) -> bool:
-        """Whether the two draws may be summed before they meet the presynaptic activity."""
+    def absorbs(self, other: Segment) -> bool:
+        """Whether the noise of both may be summed before it meets the presynaptic activity."""
         return (
-            bool(self.targets)
-            and self.drift is None is other.drift
-            and not (self.sequence or other.sequence)
+            bool(self.inputs)
+            and self.drift is None
+            and other.drift is None
+            and not (self.several or other.several)
             and (self.shape, self.dtype) == (other.shape, other.dtype)
-            and len(self.targets) == len(other.targets)
-            and all(a.same(b) for a, b in zip(self.targets, other.targets, strict=True))
+            and len(self.inputs) == len(other.inputs)
+            and all(a.same(b) for a, b in zip(self.inputs, other.inputs, strict=True))
         )
 
-    def absorb(self, other: Event) -> None:
-        self.calls += other.calls
-        if self.scores is not None and other.scores is not None:
-            self.scores += other.scores
+
+class Timeline:
+    """All segments of a layer that have one shape, end to end: every tensor (T, N, *).
+
+    Args:
+        layer: The layer.
+        segments: In the order in which they ran.
+    """
+
+    def __init__(self, layer: LayerTrace, segments: list[Segment]) -> None:
+        self.layer = layer
+        self.segments = segments
+        self.spans: dict[Segment, range] = {}
+        start = 0
+        for segment in segments:
+            self.spans[segment] = range(start, start + segment.steps)
+            start += segment.steps
+        self.steps = start
+        self.rule = segments[0].rule
+        self._firing: Firing | None = None
+        self._noise: Tensor | None = None
+        self._density: Tensor | None = None
+
+    @property
+    def calls(self) -> list[int]:
+        return [call for segment in self.segments for call in segment.calls]
+
+    @property
+    def noise(self) -> Tensor:
+        """eps; what was not kept is drawn again."""
+        if self._noise is None:
+            self._noise = _stacked(self.segments, [self.layer.noise_of(s) for s in self.segments])
+        return self._noise
+
+    @property
+    def density(self) -> Tensor:
+        """phi(a) / sigma, the derivative of the firing probability in the drift."""
+        if self._density is None:
+            sigma = number(self.layer.neuron.sigma.detach().to(self.firing.level.dtype))
+            self._density = self.firing.density / sigma
+        return self._density
+
+    def earlier(self, segment: Segment) -> int | None:
+        """The step that left the membrane which a segment starts from; None if none did."""
+        found = None if segment.origin is None else self.spans.get(segment.origin)
+        return None if found is None else found.stop - 1
+
+    def run_back(self, values: Tensor, chain: Tensor) -> Tensor:
+        """`f_t = values_t + E_t f_{t+1}`, backwards in time over each neuron's own steps, in place.
+
+        Args:
+            values: (T, N, *).
+            chain: E, the derivative of a step's drift in the one before, at the one before.
+
+        Returns:
+            f_{t+1} of each t, zero where no step follows.
+        """
+        later = torch.zeros_like(values)
+        for segment in reversed(self.segments):
+            span = self.spans[segment]
+            for t in range(span.stop - 1, span.start - 1, -1):
+                values[t].addcmul_(later[t], chain[t])
+                if t > span.start:
+                    later[t - 1] += values[t]
+            before = self.earlier(segment)
+            if before is not None:
+                later[before] += values[span.start]
+        return later
+
+    @property
+    def firing(self) -> Firing:
+        """What the layer did, and how likely it was."""
+        if self._firing is None:
+            membrane = _stacked(self.segments, [self._membrane(s) for s in self.segments])
+            spikes = spikes_of(membrane, self.rule.threshold, self.rule.or_equal)
+            noise = self.noise.to(membrane.dtype)
+            sigma = number(self.layer.neuron.sigma.detach().to(membrane.dtype))
+            level = (number(self.rule.threshold) - membrane).div_(sigma).add_(noise)
+            self._firing = Firing(spikes, level, noise, self.rule.wiped)
+        return self._firing
+
+    def _membrane(self, segment: Segment) -> Tensor:
+        found = None if segment.membrane is None else segment.membrane.unchanged
+        if found is None:
+            raise RecordingError(
+                f"The membrane of {self.layer.name} was written to in place after a step, and what "
+                "the step did cannot be told from it any more. Write to a clone of it."
+            )
+        return found
+
+    def part(self, values: Tensor, segment: Segment) -> Tensor:
+        """A segment's share of (T, N, *), in its own shape."""
+        span = self.spans[segment]
+        return values[span.start : span.stop] if segment.several else values[span.start]
+
+
+@dataclass(eq=False, slots=True)
+class Left:
+    """A membrane that a segment left behind, and where that fired, if it is known."""
+
+    state: Seen
+    segment: Segment
+    fired: Seen | None
+
+    @property
+    def spikes(self) -> Tensor | None:
+        """Zeros and ones; None if they are not known, or were written to since."""
+        return None if self.fired is None else self.fired.unchanged
 
 
 @dataclass(eq=False)
 class LayerTrace:
-    """The noise that one neuron got in a pass, and where it came in."""
+    """What one noisy neuron did in a pass.
+
+    Attributes:
+        name: Its qualified name.
+        number: Its number among the noisy neurons.
+        neuron: The neuron.
+        noise: Where its noise comes from.
+        calls: How many steps it has made.
+        segments: What was recorded of them.
+        left: The membranes that its last segments left, the newest at the end. A neuron that is
+            shared has one for each place.
+        train: Its spikes as bits.
+        executor: Who takes its steps.
+    """
 
     name: str
     number: int
     neuron: NoisyNeuron
     noise: LayerNoise
     calls: int = 0
-    events: list[Event] = field(default_factory=list)
-    states: list[Tensor] = field(default_factory=list)
-    silent: list[Tensor] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    left: deque[Left] = field(default_factory=lambda: deque(maxlen=_PLACES))
     train: SpikeTrain = field(default_factory=SpikeTrain)
-    packed: Packed | None = None
-    layer: TorchLayer | None = None
-    dimensions: int = 0
-    size: LayerSize = field(default_factory=LayerSize)
+    executor: Executor | None = None
+    _timelines: list[Timeline] | None = None
 
-    def take(self, everything: bool) -> list[Event]:
-        """Hands over the events, or those that no later one will be summed with."""
-        still = [] if everything else [e for e in self.events[-1:] if e.is_sum]
-        taken = self.events[: len(self.events) - len(still)]
-        self.events = still
-        return taken
-
-    def origin(self, state: Tensor | None) -> int | None:
-        """The call that left `state` behind, if one did."""
+    def found(self, state: Tensor | None) -> Left | None:
+        """What left `state` behind, if one of its segments did."""
         if state is None:
             return None
-        for call in reversed(range(len(self.states))):
-            left = self.states[call]
-            if left.data_ptr() == state.data_ptr() and left.shape == state.shape:
-                return call
-        return None
+        return next((left for left in reversed(self.left) if left.state.matches(state)), None)
+
+    @property
+    def timelines(self) -> list[Timeline]:
+        """The layer's segments by shape; one, unless a neuron is shared by layers of two sizes."""
+        if self._timelines is None:
+            by_shape: dict[torch.Size, list[Segment]] = {}
+            for segment in self.segments:
+                by_shape.setdefault(segment.shape, []).append(segment)
+            self._timelines = [Timeline(self, found) for found in by_shape.values()]
+        return self._timelines
+
+    def noise_of(self, segment: Segment) -> Tensor:
+        """eps of a segment, kept or drawn again, in its own shape."""
+        if segment.noise is not None:
+            return segment.noise
+        assert self.executor is not None
+        drawn = list(self.executor.samples(segment))
+        return torch.stack(drawn) if segment.several else drawn[0]
 
 
 @dataclass(eq=False)
-class Estimate:
-    """What a recording hands to `torch.autograd.backward`.
+class PassTrace:
+    """What one forward pass leaves behind.
 
     Attributes:
-        drifts: Drifts with a local graph.
-        cotangents: Theirs.
-        parameters: Finished gradients of parameters of registered synapses, and of noise levels.
-        shares: What each row adds to the gradient of a layer's drift, (rows, *), by the layer's
-            name, if measured; one for each size that its neuron is given.
+        layers: What each noisy neuron did, in order of registration.
+        noise: Where their noise comes from.
+        rows: C * B, once a neuron has run.
+        held: Currents that neurons remember: a leaf of their graphs, and the synapse's call.
+        ledger: What a backward pass through the spikes collects; None where nothing reads them.
+        budget: Bytes that may be kept.
+        carried: Layers that started from what the last pass left.
+        coupled: BatchNorms whose statistics let rows depend on each other's noise.
     """
 
-    drifts: list[Tensor] = field(default_factory=list)
-    cotangents: list[Tensor] = field(default_factory=list)
-    parameters: dict[Tensor, Tensor] = field(default_factory=dict)
-    shares: dict[str, list[Tensor]] = field(default_factory=dict)
+    layers: Mapping[NoisyNeuron, LayerTrace]
+    noise: Noise
+    rows: int | None = None
+    held: list[tuple[Tensor, SynapseCall]] = field(default_factory=list)
+    ledger: Ledger | None = None
+    budget: MemoryBudget = field(default_factory=MemoryBudget)
+    carried: list[str] = field(default_factory=list)
+    coupled: list[str] = field(default_factory=list)
 
-    def add(self, parameter: Tensor, gradient: Tensor) -> None:
-        held = self.parameters.get(parameter)
-        if gradient.dtype in (torch.float16, torch.bfloat16):
-            gradient = gradient.float()  # many may be added up
-        self.parameters[parameter] = gradient if held is None else held + gradient
+    @property
+    def replicas(self) -> int:
+        return self.noise.replicas
 
-    def outputs(self) -> tuple[list[Tensor], list[Tensor]]:
-        """All tensors and their cotangents."""
-        finished = [gradient.to(p.dtype) for p, gradient in self.parameters.items()]
-        return [*self.drifts, *self.parameters], [*self.cotangents, *finished]
+    @property
+    def begun(self) -> bool:
+        """Whether a noisy neuron has run."""
+        return any(layer.calls for layer in self.layers.values())
+
+    @property
+    def active(self) -> Iterable[LayerTrace]:
+        """The layers of which something was recorded."""
+        return [layer for layer in self.layers.values() if layer.segments]
+
+    def release(self) -> None:
+        """Lets go of all that was recorded; a guarded membrane may outlive it."""
+        self.layers, self.held, self.ledger = {}, [], None
+
+
+def _stacked(segments: list[Segment], values: list[Tensor | None]) -> Tensor:
+    """(T, N, *) from what each segment has; a single one of several steps is not copied."""
+    found = [v if s.several else v.unsqueeze(0) for s, v in zip(segments, values, strict=True)]  # type: ignore[union-attr]
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def rows_first(weight: Tensor, like: Tensor) -> Tensor:
+    """(N,) or (T, N) as a factor of (T, N, *)."""
+    weight = weight.to(like.dtype)
+    weight = weight if weight.dim() == 2 else weight.unsqueeze(0)
+    return weight.reshape(*weight.shape, *(1,) * (like.dim() - 2))
+
+
+def numel(shape: torch.Size) -> int:
+    return math.prod(shape)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..learner import NITLearner
-from ..validation.to_python_scalar import plain
+from ..validation.to_python_scalar import to_python_scalar
 from .classifier import NoisyClassifier
 from .eot import evaluating
 from .inputs import check_counts, check_numbers, check_positive, check_radius, checked_labels
@@ -40,7 +40,7 @@ class AdversarialExpand:
         alpha: Step size over eps; None for 1.5 / steps, or 1.25 for one step.
         bounds: What images lie between.
         **options: Of `NoisyClassifier`: `encode`, `readout`, `dim`, `average`, `conditional`,
-            `control`. The last two are "pathwise" and "time" if not given.
+            `credit`. The last two are True and "time" if not given.
 
     Raises:
         TypeError: It is no learner.
@@ -53,7 +53,7 @@ class AdversarialExpand:
         >>> net = swap_neurons(torch.nn.Sequential(
         ...     torch.nn.Linear(4, 8), snntorch.Leaky(beta=0.5, init_hidden=True,
         ...     reset_mechanism="zero"), torch.nn.Linear(8, 3)))
-        >>> learner = NITLearner(net, replicas=4, conditional="pathwise", control="time")
+        >>> learner = NITLearner(net, replicas=4, conditional=True, credit="time")
         >>> expand = AdversarialExpand(learner, eps=0.1)
         >>> x, y = torch.rand(5, 4), torch.tensor([0, 1, 2, 0, 1])
         >>> attacked, targets = expand(x, y)
@@ -83,8 +83,8 @@ class AdversarialExpand:
             raise ValueError(f"bounds must be (low, high) with low < high, got {bounds}.")
         self.learner = learner
         self.eps = eps
-        self.steps, self.alpha, self.bounds = plain((steps, alpha, bounds))
-        options = {"conditional": "pathwise", "control": "time", **options}
+        self.steps, self.alpha, self.bounds = to_python_scalar((steps, alpha, bounds))
+        options = {"conditional": True, "credit": "time", **options}
         self.classifier = NoisyClassifier(learner.net, draws=draws, gradient="lr", **options)
 
     @property

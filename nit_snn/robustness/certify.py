@@ -22,12 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..compat import require
+from ..compat import cuda_devices, require
+from ..dynamics.executor import Moved
+from ..dynamics.lif import MembraneUpdate
 from ..errors import ClassifierError
 from ..inspect.probe import Activity, _Probe
-from ..neurons.base import Charge, NoisyNeuron, check_module, noisy_neurons
-from ..recording.two_passes import cuda_devices
-from ..validation.to_python_scalar import is_number, plain
+from ..neurons.base import NoisyNeuron, check_module, noisy_neurons
+from ..validation.to_python_scalar import is_number, to_python_scalar
 from .classifier import NoisyClassifier, check_idle, reset_states
 from .eot import evaluating
 from .inputs import check_counts, check_numbers, check_positive
@@ -220,9 +221,14 @@ class _Currents(_Probe):
         self.first: NoisyNeuron | None = None
         self.found: list[Tensor] = []
 
-    def perturb(self, neuron: NoisyNeuron, charge: Charge) -> Tensor:
+    def step(self, neuron: NoisyNeuron, update: MembraneUpdate) -> Moved:
         """See `nit_snn.neurons.base.Recorder`."""
-        membrane = super().perturb(neuron, charge)
+        membrane = super().step(neuron, update).membrane
+        assert membrane is not None
+        seen = self._seen(neuron, update, membrane)
+        return Moved(seen, None, seen)
+
+    def _seen(self, neuron: NoisyNeuron, update: MembraneUpdate, membrane: Tensor) -> Tensor:
         if self.first is None:
             self.first = neuron
         if self.alike:
@@ -230,11 +236,11 @@ class _Currents(_Probe):
         if neuron is not self.first:
             return membrane
         name, sigma = self.names[neuron], neuron.sigma.detach()
-        if charge.lif is None:
+        if update.rule.lif is None:
             raise ClassifierError(f"The membrane of {name} has no closed form that is known here.")
         if not bool((sigma > 0).all()) or not neuron.noise:
             raise ClassifierError(f"{name} is the first noisy layer, and has to have noise.")
-        current = sum((c.value * c.gain for c in charge.currents), torch.zeros(()))
+        current = sum((c.value * c.gain for c in update.currents), torch.zeros(()))
         self.found.append((current.detach() / sigma).flatten(1))
         return membrane.detach()
 
@@ -311,7 +317,7 @@ def _certified(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Class, lower bound of its probability, and how many standard deviations it stands."""
     _check_votes(images, draws, select, alpha, batch_size)
-    draws, select, alpha, batch_size = plain((draws, select, alpha, batch_size))
+    draws, select, alpha, batch_size = to_python_scalar((draws, select, alpha, batch_size))
     with evaluating(model):
         chosen = _votes(model, images, sigma, select, batch_size).argmax(1)
         votes = _votes(model, images, sigma, draws, batch_size)

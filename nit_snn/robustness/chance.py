@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..recording.two_passes import cuda_devices
+from ..compat import cuda_devices
 from .defender import Defender
 from .inputs import check_counts
 from .verdict import percent

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..dynamics.needs import Needs
 from ..errors import AttachError, BiasWarning, ClassifierError, RecordingError
+from ..estimators.credit import KINDS
 from ..inspect.audit.surrogates import Surrogate, switched, with_surrogate
 from ..neurons.base import NoisyNeuron, check_module, noise_off, noisy_neurons
 from ..noise.streams import ReplicaNoise
-from ..recording.recorder import Recording
+from ..recording.recorder import Recorder
 from ..swap import spiking_modules
-from ..validation import network as checks
-from ..validation import options as option_checks
+from ..validation import network
 from ..validation.to_python_scalar import is_whole
 from .front import once
-from .pullback import AVERAGES, Averaged, LikelihoodRatio, Pass, frozen
+from .pullback import AVERAGES, Averaged, LikelihoodRatio, Pass, frozen, lr_estimator
 
 GRADIENTS = ("surrogate", "lr")
 
@@ -69,10 +70,10 @@ class NoisyClassifier(nn.Module):
             None: the network's own. Spikes remain what they are.
         conditional: With gradient="lr", as in `nit_snn.NITLearner`: conditions on the spikes, for
             less variance; for outputs that are made of spikes and not of membranes.
-        control: With gradient="lr", as in `nit_snn.NITLearner`: control variates, for outputs that
-            are differentiable in spikes. Take "time" with conditional="pathwise" wherever the
-            network allows: it is far sharper. The plain estimate from 20 draws is
-            mostly noise, and an attack by it weaker than the network deserves.
+        credit: With gradient="lr", as in `nit_snn.NITLearner`: a control variate, for outputs that
+            are differentiable in spikes. Take "time" with conditional=True wherever the network
+            allows: it has far less variance. The plain estimate from 20 draws is mostly noise, and
+            an attack by it weaker than the network deserves.
         encode: From images (N, \\*) to what the network takes, run once per image before it is
             repeated, with a gradient. None: images go in as they are. Something random (a spike
             encoder) belongs in the network, where each draw has its own.
@@ -117,8 +118,8 @@ class NoisyClassifier(nn.Module):
         gradient: str = "surrogate",
         average: str = "logits",
         surrogate: Surrogate | Mapping[str, Surrogate] | None = None,
-        conditional: bool | str = False,
-        control: str = "none",
+        conditional: bool = False,
+        credit: str = "none",
         encode: Callable[[Tensor], Tensor] | None = None,
         dim: int = 0,
         readout: Callable[[Any], Tensor] | None = None,
@@ -137,9 +138,9 @@ class NoisyClassifier(nn.Module):
             if value not in allowed:
                 raise ClassifierError(f"{option} must be one of {allowed}, got {value!r}.")
         if gradient == "lr":
-            _check_lr(net, draws, noise, surrogate, conditional, control)
-        elif conditional or control != "none":
-            raise ClassifierError("conditional and control belong to gradient='lr'.")
+            _check_lr(net, draws, noise, surrogate, conditional, credit)
+        elif conditional or credit != "none":
+            raise ClassifierError("conditional and credit belong to gradient='lr'.")
         if surrogate is not None:
             _check_surrogate(net, surrogate)
         self.net = net
@@ -151,7 +152,7 @@ class NoisyClassifier(nn.Module):
         vars(self)["surrogate"] = surrogate  # not a module of this one, though it may be a module
         self.surrogate: Surrogate | Mapping[str, Surrogate] | None
         self.conditional = conditional
-        self.control = control
+        self.credit = credit
         self.encode = encode
         self.dim = dim
         self.readout = readout
@@ -199,27 +200,24 @@ class NoisyClassifier(nn.Module):
         """One pass whose gradient can be estimated, if the images ask for one."""
         neurons = noisy_neurons(self.net)
         try:
-            checks.check_neurons(self.net, neurons)
-            checks.check_levels(neurons)
+            network.check_neurons(self.net, neurons)
+            network.check_levels(neurons)
         except AttachError as error:
             raise ClassifierError(f"gradient='lr' is not for this network now: {error}") from error
         wanted = images.requires_grad
-        controlled = wanted and self.control != "none"
+        estimator = lr_estimator(self.conditional, self.credit)
         with torch.enable_grad(), frozen(self):
             encoded = self._encoded(images)
-            recording = Recording(
+            recorder = Recorder(
                 neurons,
                 ReplicaNoise(int(torch.randint(2**62, ()).item()), self.draws),
                 0,
-                conditional=self.conditional if wanted else False,
-                controlled=neurons if controlled else (),
-                follows=self.control in ("network", "time"),
-                through_time=self.control == "time",
+                estimator.needs(self.conditional) if wanted else Needs(),
                 binary={n for n in neurons.values() if n.why_no_firing_probability() is None},
             )
             with (
-                checks.coupled_batch_norms(self.net, lambda: recording.begun) as coupled,
-                recording.running([]),
+                network.coupled_batch_norms(self.net, lambda: recorder.trace.begun) as coupled,
+                recorder.running([]),
                 once(self.net, encoded, self.draws, self.dim) as repeated,
             ):
                 logits = self._logits(self.net(repeated), encoded.shape[self.dim])
@@ -232,8 +230,8 @@ class NoisyClassifier(nn.Module):
                 BiasWarning,
                 stacklevel=5,
             )
-        recording.pending = False
-        return Pass(self.net, recording, images, averaged)
+        recorder.pending = False
+        return Pass(self.net, recorder.trace, estimator, images, averaged)
 
     def _encoded(self, images: Tensor) -> Tensor:
         encoded = images if self.encode is None else self.encode(images)
@@ -328,8 +326,8 @@ def _check_lr(
     draws: int,
     noise: bool,
     surrogate: object,
-    conditional: bool | str,
-    control: str,
+    conditional: bool,
+    credit: str,
 ) -> None:
     if surrogate is not None:
         raise ClassifierError("gradient='lr' goes through no spike; leave surrogate out.")
@@ -340,19 +338,16 @@ def _check_lr(
             "gradient='lr' subtracts from each draw the mean of the others, and needs draws of at "
             f"least 2, got {draws}. About 20 make a usable gradient."
         )
+    if not isinstance(conditional, bool):
+        raise ClassifierError(f"conditional must be True or False, got {conditional!r}.")
+    if credit not in KINDS:
+        raise ClassifierError(f"credit must be one of {tuple(KINDS)}, got {credit!r}.")
     neurons = noisy_neurons(net)
     try:
-        option_checks.check_conditional(conditional)
-        option_checks.check_control(control, "leave-one-out", conditional)
-        checks.check_neurons(net, neurons)
-        checks.check_unbiased(neurons)
-        checks.check_levels(neurons)
-        if conditional == "pathwise":
-            checks.check_all_pathwise(neurons)
-        elif conditional:
-            checks.check_all_conditional(neurons)
-        if control != "none":
-            checks.check_firing_probabilities(neurons)
+        network.check_neurons(net, neurons)
+        network.check_unbiased(neurons)
+        network.check_levels(neurons)
+        network.check_kinds(neurons, lr_estimator(conditional, credit))
     except AttachError as error:
         raise ClassifierError(f"gradient='lr' is not for this network: {error}") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..validation.to_python_scalar import plain
+from ..validation.to_python_scalar import to_python_scalar
 from .classifier import NoisyClassifier
 
 
@@ -36,7 +36,9 @@ class Defender:
     readout: Callable[[Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "draws", plain(self.draws))  # past the frozen class's own
+        object.__setattr__(
+            self, "draws", to_python_scalar(self.draws)
+        )  # past the frozen class's own
 
     def classifier(self, **options: Any) -> NoisyClassifier:
         """The network as a module of logits, with other options than its own where given."""

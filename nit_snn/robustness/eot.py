@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..validation.to_python_scalar import plain
+from ..validation.to_python_scalar import to_python_scalar
 from .inputs import check_counts, check_pixels, check_radius, checked_labels
 
 
@@ -61,7 +61,7 @@ class EOTPGD:
         check_radius(eps)
         check_radius(alpha, finite=True, name="alpha")
         self.model = model
-        self.eps, self.alpha = plain((eps, alpha))
+        self.eps, self.alpha = to_python_scalar((eps, alpha))
         self.steps, self.draws = int(steps), int(draws)
         self.restarts, self.judgements = int(restarts), int(judgements)
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..gradients.synapses import gradient_function
-from ..recording.expansion import Expansion, repeats_over_time
+from ..recording.expansion import Expansion
+from ..recording.provenance import repeats_over_time
 
 
 @contextmanager

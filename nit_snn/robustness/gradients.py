@@ -14,10 +14,10 @@ from .defender import Defender
 
 #: What is tried of the likelihood ratio, the sharpest first.
 _LR: tuple[dict[str, Any], ...] = (
-    {"conditional": "pathwise", "control": "time"},
-    {"conditional": "pathwise", "control": "readout"},
-    {"control": "readout"},
-    {"conditional": "pathwise"},
+    {"conditional": True, "credit": "time"},
+    {"conditional": True, "credit": "readout"},
+    {"credit": "readout"},
+    {"conditional": True},
     {},
 )
 

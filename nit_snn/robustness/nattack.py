@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..validation.to_python_scalar import plain
+from ..validation.to_python_scalar import to_python_scalar
 from .eot import evaluating
 from .inputs import check_counts, check_pixels, check_positive, check_radius, checked_labels
 
@@ -69,8 +69,10 @@ class NAttack:
         check_radius(eps)
         check_positive(sigma=sigma, lr=lr, border=border)
         self.model = model
-        self.iterations, self.samples, self.batch_size = plain((iterations, samples, batch_size))
-        self.eps, self.sigma, self.lr, self.border = plain((eps, sigma, lr, border))
+        self.iterations, self.samples, self.batch_size = to_python_scalar(
+            (iterations, samples, batch_size)
+        )
+        self.eps, self.sigma, self.lr, self.border = to_python_scalar((eps, sigma, lr, border))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compat import cuda_devices
 from ..inspect.audit.surrogates import rectangle
 from ..neurons.base import check_module, noisy_neurons
-from ..recording.two_passes import cuda_devices
-from ..validation.to_python_scalar import plain
+from ..validation.to_python_scalar import to_python_scalar
 from .attacks import Attack, apgd, paper_attacks, square
 from .chance import worst_by_chance
 from .defender import Defender
@@ -65,8 +65,8 @@ def paper(
     check_counts(steps=steps)
     check_counts(2, samples=samples)
     check_counts(0, iterations=iterations)
-    eps, alpha, steps = plain((eps, alpha, steps))
-    iterations, samples = plain((iterations, samples))
+    eps, alpha, steps = to_python_scalar((eps, alpha, steps))
+    iterations, samples = to_python_scalar((iterations, samples))
     judge = defender.deciding_by(1)
     options = {"surrogate": rectangle(1.0)} if len(gradients(defender)) > 1 else {}
     model = judge.classifier(**options)
@@ -148,9 +148,9 @@ def adaptive(
     check_counts(0, iterations=iterations, seed=seed)
     if twin is not None:
         check_module(twin)
-    eps, steps, draws, restarts = plain((eps, steps, draws, restarts))
-    apgd_steps, queries, query_draws = plain((apgd_steps, queries, query_draws))
-    iterations, samples, seed = plain((iterations, samples, seed))
+    eps, steps, draws, restarts = to_python_scalar((eps, steps, draws, restarts))
+    apgd_steps, queries, query_draws = to_python_scalar((apgd_steps, queries, query_draws))
+    iterations, samples, seed = to_python_scalar((iterations, samples, seed))
     noisy = defender.noise and bool(noisy_neurons(defender.net))
     draws = draws if noisy else 1
     settings = {

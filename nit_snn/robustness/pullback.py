@@ -28,11 +28,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import ClassifierError
-from ..estimators.baselines import INDEPENDENT, advantages
-from ..estimators.control import settle_all
-from ..gradients.accumulate import Gathering
-from ..recording.recorder import Recording
-from ..recording.trace import Estimate
+from ..estimators.credit import KINDS
+from ..estimators.estimator import Estimator
+from ..estimators.residual import FixedResidual
+from ..estimators.scores import NoiseScore, SpikeScore
+from ..gradients.accumulate import Accumulator
+from ..recording.trace import PassTrace
 
 AVERAGES = ("logits", "probabilities")
 
@@ -71,13 +72,15 @@ class Pass:
 
     Attributes:
         net: The network.
-        recording: What it recorded.
+        trace: What it left behind.
+        estimator: What turns losses into cotangents.
         images: (N, *), the leaf of its graphs.
         averaged: What came out, with the graphs that lead to the images and through no spike.
     """
 
     net: nn.Module
-    recording: Recording
+    trace: PassTrace
+    estimator: Estimator
     images: Tensor
     averaged: Averaged
 
@@ -86,32 +89,20 @@ class Pass:
 
         Raises:
             ClassifierError: Nothing differentiable leads from the images to a noisy neuron, or a
-                control variate finds no derivative.
+                credit finds no derivative.
         """
-        draws, recording = len(self.averaged.each), self.recording
         with torch.enable_grad(), frozen(self.net):
             losses = (self.averaged.each * cotangent).sum(-1)
-            weight = advantages(losses.detach(), "leave-one-out").flatten() / draws
-            control: dict[Any, list[Tensor]] = {}
-            if recording.firing:
-                control, explained = settle_all(
-                    recording.firing,
-                    losses.flatten(),
-                    recording.anchor,
-                    draws,
-                    INDEPENDENT,
-                    draws,
+            estimate = self.estimator.estimate(self.trace, losses.flatten())
+            if self.estimator.credit.reach and not estimate.reached and losses.numel():
+                raise ClassifierError(
+                    "The logits have no derivative in the spikes of any noisy layer, which a "
+                    "credit needs. Use credit='none'."
                 )
-                if not control and losses.numel():
-                    raise ClassifierError(
-                        "The logits have no derivative in the spikes of any noisy layer, which a "
-                        "control variate needs. Use control='none'."
-                    )
-                for part in explained:
-                    weight = weight - part.to(weight)
-            estimate = Estimate()
-            Gathering(recording, again=True).gather(weight, estimate, control)
-            outputs, cotangents = estimate.outputs()
+            gathered = Accumulator(self.trace, signed=False).add_layers(estimate.parts())
+            # The estimate is of a mean over images, and each of them has a gradient of its own.
+            outputs = list(gathered.outputs)
+            cotangents = [each * losses.shape[1] for each in gathered.cotangents]
             if self.averaged.mean.requires_grad:
                 outputs.append(self.averaged.mean)
                 cotangents.append(cotangent)
@@ -127,6 +118,12 @@ class Pass:
                 "noisy neuron or to the logits. An encoder that rounds or draws spikes cuts it off."
             )
         return found
+
+
+def lr_estimator(conditional: bool, credit: str) -> Estimator:
+    """The unbiased estimator with these options of a `NoisyClassifier`."""
+    score = SpikeScore() if conditional else NoiseScore()
+    return Estimator(score, "leave-one-out", KINDS[credit], FixedResidual(1.0))
 
 
 class LikelihoodRatio(torch.autograd.Function):

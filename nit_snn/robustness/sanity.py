@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..inspect.audit.surrogates import rectangle
-from ..validation.to_python_scalar import plain
+from ..validation.to_python_scalar import to_python_scalar
 from .attacks import paper_attacks
 from .defender import Defender
 from .eot import EOTPGD, evaluating
@@ -67,7 +67,7 @@ def check(
     labels = check_images(defender, images, labels)
     if not isinstance(verdict, Verdict):
         raise TypeError(f"A Verdict is checked, got {type(verdict).__name__}.")
-    epsilons = plain(tuple(epsilons))
+    epsilons = to_python_scalar(tuple(epsilons))
     if not epsilons:
         raise ValueError("There must be radii for the curve: epsilons is empty.")
     for eps in epsilons:

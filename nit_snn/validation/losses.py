@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import LossError, NonFiniteLossError
+from ..gradients.nonfinite import check_weights, suspects
+from ..gradients.update import Update
+from ..recording.trace import LayerTrace, PassTrace
 from ..training.distributed import Ranks
-from .network import being_captured
+from .capture import being_captured
 
 
 def numbers(losses: Any) -> Tensor:
@@ -31,21 +34,86 @@ def numbers(losses: Any) -> Tensor:
     return values
 
 
-def checked_losses(losses: Any, rows: int, replicas: int, causal: bool = False) -> Tensor:
+def checked_losses(losses: Any, trace: PassTrace, update: Update) -> Tensor:
+    """The losses as a tensor; if they are bad in one process, all of them raise.
+
+    Args:
+        losses: Whatever the user has computed.
+        trace: The pass that they belong to.
+        update: What they are for.
+
+    Raises:
+        LossError: They do not fit the pass, here or in another process.
+        NonFiniteLossError: They are NaN or infinite, here or in another process.
+        NonFiniteWeightError: They are, and a parameter is, too.
+    """
+    estimator = update.estimator
+    device = next(iter(trace.layers)).sigma.device
+    error: LossError | None = None
+    values = torch.zeros((), device=device)
+    try:
+        values = shaped_losses(losses, trace.rows or 0, trace.replicas, estimator.per_step)
+        values = values.to(device)
+        if estimator.per_step:
+            check_steps(trace.active, len(values))
+        if update.on_nonfinite != "write":
+            values = finite_losses(values, lambda: _suspects(trace))
+    except LossError as found:
+        error = found
+    try:
+        all_usable(error, values, estimator.ranks)
+    except NonFiniteLossError:
+        check_weights(update.net)  # no batch will ever be better then
+        raise
+    return values
+
+
+def _suspects(trace: PassTrace) -> str:
+    """What may have made the losses bad, as a sentence."""
+    return suspects({layer.name: n for n, layer in trace.layers.items() if layer.calls})
+
+
+def shaped_losses(losses: Any, rows: int, replicas: int, per_step: bool = False) -> Tensor:
+    """Losses of the right shape, in float32 at least.
+
+    Raises:
+        LossError: The shape is another.
+    """
     values = numbers(losses)
-    if causal and (values.dim() != 2 or values.shape[1] != rows):
+    if per_step and (values.dim() != 2 or values.shape[1] != rows):
         raise LossError(
-            f"causal=True takes losses of shape (T, {rows}) = (steps, replicas * batch), "
+            f"per_step_losses=True takes losses of shape (T, {rows}) = (steps, replicas * batch), "
             f"got {tuple(values.shape)}."
         )
-    if not causal and values.shape != (rows,):
+    if not per_step and values.shape != (rows,):
         raise LossError(
             f"losses must have one number per row, shape ({rows},) = (replicas * batch,) with "
-            f"{replicas} replicas, got {tuple(values.shape)}. Did you forget reduction='none'?"
+            f"{replicas} replicas, got {tuple(values.shape)}. {_remedy(values, rows)}"
         )
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float()  # a mean over many rows is too much for half precision
     return values
+
+
+def _remedy(values: Tensor, rows: int) -> str:
+    if values.dim() > 1 and values.shape[0] == rows:
+        return "Take one number per row: losses.flatten(1).mean(1)."
+    return "Did you forget reduction='none'?"
+
+
+def check_steps(layers: Iterable[LayerTrace], steps: int) -> None:
+    """Losses per time step need a step of each layer for each.
+
+    Raises:
+        LossError: A layer has made more or fewer.
+    """
+    for layer in layers:
+        if layer.calls != steps:
+            raise LossError(
+                f"The losses are of {steps} time steps, but {layer.name} made "
+                f"{layer.calls} steps. per_step_losses needs a loss for each, zero where there "
+                "is none."
+            )
 
 
 def finite_losses(values: Tensor, suspects: Callable[[], str]) -> Tensor:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import AttachError
+from ..estimators.estimator import Estimator
 from ..neurons.base import NoisyNeuron
-from ..swap import spiking_modules
+from ..recording.attachment import check_free
+from ..swap.neurons import spiking_modules
+from ..training.distributed import check_wrapper
+from .capture import being_captured
+from .diagnosis import check_materialised, raise_all
 
 
 def check_neurons(net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> None:
@@ -31,6 +37,63 @@ def check_neurons(net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> None:
         )
 
 
+def check_attachable(
+    net: nn.Module, neurons: Mapping[str, NoisyNeuron], given: Mapping[str, Any]
+) -> None:
+    """A learner with these options can be attached to the network.
+
+    Raises:
+        AttachError: One error that lists all that is wrong.
+    """
+    levels = given["sigma_bounds"] if given["learn_sigma"] else None
+    raise_all(
+        lambda: check_wrapper(net),
+        lambda: check_materialised(net),
+        lambda: check_neurons(net, neurons),
+        lambda: check_unbiased(neurons),
+        lambda: check_levels(neurons, levels),
+        lambda: check_free(neurons),
+    )
+
+
+class Watch:
+    """Looks at a network before each pass: is it still what the learner was attached to?
+
+    Args:
+        neurons: Its noisy neurons, by name.
+        estimator: What the learner makes of its passes.
+
+    Attributes:
+        binary: Neurons whose spikes are the membrane above its threshold, and nothing else.
+
+    Raises:
+        AttachError: A neuron is of a kind that the estimate cannot be made for.
+    """
+
+    def __init__(self, neurons: Mapping[str, NoisyNeuron], estimator: Estimator) -> None:
+        self.neurons = neurons
+        self._decisive: list[object] = []
+        self.binary: set[NoisyNeuron] = set()
+        self._look(estimator)
+
+    def check(self, net: nn.Module, estimator: Estimator) -> None:
+        """Raises AttachError, if it is not."""
+        check_neurons(net, self.neurons)
+        check_still_there(net, self.neurons)
+        check_levels(self.neurons)
+        now = decisive(self.neurons)
+        if len(now) == len(self._decisive) and all(map(operator.is_, now, self._decisive)):
+            return  # the same objects; equal ones are looked at anew, which costs little
+        check_unbiased(self.neurons)
+        self._look(estimator)
+
+    def _look(self, estimator: Estimator) -> None:
+        check_kinds(self.neurons, estimator)
+        known = (n for n in self.neurons.values() if n.why_no_firing_probability() is None)
+        self.binary = set(known)
+        self._decisive = decisive(self.neurons)
+
+
 def check_still_there(net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> None:
     """No noisy neuron has left the network since the learner was attached."""
     there = set(net.modules())
@@ -40,18 +103,6 @@ def check_still_there(net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> Non
             f"These noisy neurons have left the network since the learner was attached: "
             f"{', '.join(gone)}. Call learner.close(), and attach a new one."
         )
-
-
-def check_kinds(
-    neurons: Mapping[str, NoisyNeuron], conditional: bool | str, control_name: str
-) -> None:
-    """Every neuron is of a kind that the options have an unbiased estimate for."""
-    if conditional == "pathwise":
-        check_all_pathwise(neurons)
-    elif conditional:
-        check_all_conditional(neurons)
-    if control_name != "none":
-        check_firing_probabilities(neurons)
 
 
 #: What decides whether a neuron's estimate can be unbiased, and may be changed at any time.
@@ -99,58 +150,21 @@ def check_levels(
             )
 
 
-def check_all_conditional(neurons: Mapping[str, NoisyNeuron]) -> None:
-    """A spike wipes out the membrane of every neuron."""
-    refused = _reasons({name: n.why_not_conditional() for name, n in neurons.items()})
+def check_kinds(neurons: Mapping[str, NoisyNeuron], estimator: Estimator) -> None:
+    """Every neuron is of a kind that the estimate can be made for."""
+    refused = _reasons({name: estimator.why_not(n) for name, n in neurons.items()})
     if refused:
         raise AttachError(
-            "conditional=True needs neurons that a spike resets to a constant. "
-            f"It would be biased in: {refused}."
+            f"credit={estimator.credit.name!r} and conditional={estimator.score.conditioned} need "
+            "neurons that fire where the membrane crosses the threshold, and carry it on "
+            f"smoothly. They would be biased in: {refused}."
         )
-
-
-def check_all_pathwise(neurons: Mapping[str, NoisyNeuron]) -> None:
-    """Given its spike, what a neuron carries on is a smooth function of its membrane."""
-    refused = _reasons({name: n.why_not_pathwise() for name, n in neurons.items()})
-    if refused:
-        raise AttachError(
-            "conditional='pathwise' needs neurons that fire where the membrane crosses the "
-            f"threshold, and carry it on smoothly. It would be biased in: {refused}."
-        )
-
-
-def check_firing_probabilities(neurons: Mapping[str, NoisyNeuron]) -> None:
-    """Every neuron fires where its membrane crosses the threshold, and nowhere else."""
-    refused = _reasons({name: n.why_no_firing_probability() for name, n in neurons.items()})
-    if refused:
-        raise AttachError(
-            "A control variate needs neurons that fire where the membrane crosses the "
-            f"threshold. It would be biased in: {refused}."
-        )
-
-
-def being_captured() -> bool:
-    """Whether a CUDA graph is being captured, in which nothing can be waited for."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def training_batch_norms(net: nn.Module) -> dict[str, nn.Module]:
     """BatchNorms that use, and follow, the statistics of each batch, by qualified name."""
     norms = nn.modules.batchnorm._BatchNorm
     return {n: m for n, m in net.named_modules() if isinstance(m, norms) and m.training}
-
-
-@contextmanager
-def resting(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, these modules are in eval mode."""
-    held = list(modules)
-    try:
-        for module in held:
-            module.eval()
-        yield
-    finally:
-        for module in held:
-            module.train()
 
 
 @contextmanager

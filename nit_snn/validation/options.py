@@ -2,82 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import AttachError
-from ..estimators import baselines, control
-from ..recording.memory import MODES
+from ..estimators import baselines
+from ..estimators.credit import KINDS
 from ..training.saved_state import is_seed
-from .to_python_scalar import is_number, is_whole, plain
+from .to_python_scalar import is_number, is_whole, to_python_scalar
 
-#: Options that cannot be changed later; `rule` and those of `CHANGEABLE` can.
-FIXED = {
-    "antithetic",
-    "baseline",
-    "causal",
-    "conditional",
-    "control",
-    "layerwise",
-    "learn_sigma",
-    "memory",
-    "noise",
-    "replica_bounds",
-    "sobol",
-    "target_snr",
-}
-
+RULES = ("nit", "nit-s")
 #: What becomes of a bad batch. "write" is for `torch.amp.GradScaler`, which looks by itself.
 POLICIES = ("raise", "skip", "write")
+#: Options that may be changed later.
+CHANGEABLE = ("rule", "on_nonfinite", "sigma_bounds", "weight_bounds")
+#: Options that a saved state holds, for a resumed run has to have the same.
+SAVED = (
+    "rule",
+    "replicas",
+    "credit",
+    "residual",
+    "forward_only",
+    "baseline",
+    "antithetic",
+    "conditional",
+    "per_step_losses",
+    "learn_sigma",
+    "noise_reuse",
+)
 
 
-def check_all(options: Mapping[str, Any], layers: int) -> None:
+def check_all(given: Mapping[str, Any]) -> None:
     """Every option of a learner.
 
     Args:
-        options: By name, as `NITLearner` takes them.
-        layers: How many noisy neurons there are.
+        given: By name, as `NITLearner` takes them.
 
     Raises:
         AttachError: The first that cannot be, or does not go with another.
     """
-    given = dict(options)
-    replicas, bounds = given["replicas"], given["replica_bounds"]
-    baseline, antithetic, sobol = (given[name] for name in ("baseline", "antithetic", "sobol"))
-    control_name, conditional = given["control"], given["conditional"]
-    layerwise, causal = given["layerwise"], given["causal"]
-    check_types(antithetic=antithetic, sobol=sobol, layerwise=layerwise, causal=causal)
-    check_seed(given["seed"])
-    auto = isinstance(replicas, str) and replicas == "auto"
-    if auto:
-        check_replica_bounds(bounds, given["target_snr"])
-    fewest = bounds[0] if auto else replicas
-    check_options(fewest, baseline, antithetic, given["route"])
-    check_sampling(fewest, baseline, antithetic, sobol, layerwise, causal, control_name, layers)
-    if layerwise and replicas == "auto":
-        raise AttachError("layerwise=True shares out a fixed number of replicas, not 'auto'.")
-    check_noise(given["noise"], sobol)
-    check_nonfinite(given["nonfinite"])
-    check_distributed(given["distributed"], replicas, control_name, sobol)
-    check_conditional(conditional)
-    check_memory(given["memory"], given["memory_limit"], conditional, control_name, replicas)
-    check_control(control_name, baseline, conditional)
-    check_learned_levels(given["learn_sigma"], given["sigma_bounds"])
-    check_weight_bounds(given["weight_bounds"])
-
-
-def check_options(replicas: int, baseline: str, antithetic: bool, route: str) -> None:
-    if not is_whole(replicas) or replicas < 1:
-        raise AttachError(f"replicas must be a positive integer, got {replicas!r}.")
-    for option, value, allowed in (
-        ("baseline", baseline, baselines.NAMES),
-        ("route", route, ("auto", "general")),
+    for option in ("antithetic", "forward_only", "per_step_losses", "noise_reuse"):
+        if not isinstance(given[option], bool):
+            raise AttachError(f"{option} must be True or False, got {given[option]!r}.")
+    for option, allowed in (
+        ("rule", RULES),
+        ("baseline", baselines.NAMES),
+        ("credit", ("auto", *KINDS)),
+        ("conditional", ("auto", False, True)),
+        ("learn_sigma", (False, True, "shared")),
+        ("recompute", ("auto", False, True)),
+        ("route", ("auto", "general")),
+        ("on_nonfinite", POLICIES),
     ):
-        if not _is_one_of(value, allowed):
-            raise AttachError(f"{option} must be one of {allowed}, got {value!r}.")
+        _check_one_of(option, given[option], allowed)
+    if given["seed"] is not None and not is_seed(to_python_scalar(given["seed"])):
+        raise AttachError(f"seed must be an integer of 64 bits, or None, got {given['seed']!r}.")
+    budget = given["memory_budget"]
+    if budget is not None and not (is_number(budget) and budget > 0):
+        raise AttachError(f"memory_budget must be a positive number of bytes, got {budget!r}.")
+    check_residual(given["residual"])
+    check_bounds("sigma_bounds", given["sigma_bounds"])
+    if given["weight_bounds"] is not None:
+        check_bounds("weight_bounds", given["weight_bounds"])
+    check_replicas(given)
+    check_together(given)
+
+
+def check_residual(residual: Any) -> None:
+    """The weight of the residual, between 0 and 1, or "auto"."""
+    if isinstance(residual, str) and residual == "auto":
+        return
+    if not (is_number(residual) and 0 <= residual <= 1):
+        raise AttachError(f"residual must be between 0 and 1, or 'auto', got {residual!r}.")
+
+
+def check_replicas(given: Mapping[str, Any]) -> None:
+    """As many as the baseline needs."""
+    replicas, baseline, antithetic = (given[n] for n in ("replicas", "baseline", "antithetic"))
+    if isinstance(replicas, str) and replicas == "auto":
+        return
+    if not is_whole(replicas) or replicas < 1:
+        raise AttachError(f"replicas must be a positive integer, or 'auto', got {replicas!r}.")
     if antithetic and replicas % 2:
         raise AttachError(f"antithetic pairs need an even number of replicas, got {replicas}.")
-    fewest = baselines.minimal_replicas(baseline, antithetic)
+    ratio = given["credit"] == "none" or _is_positive(given["residual"])
+    fewest = baselines.minimal_replicas(baseline, antithetic) if ratio else 1
     if replicas < fewest:
         raise AttachError(
             f"baseline {baseline!r} with antithetic={antithetic} needs at least {fewest} replicas, "
@@ -85,152 +94,81 @@ def check_options(replicas: int, baseline: str, antithetic: bool, route: str) ->
         )
 
 
-def check_types(**flags: Any) -> None:
-    for option, value in flags.items():
-        if not isinstance(value, bool):
-            raise AttachError(f"{option} must be True or False, got {value!r}.")
-
-
-def check_seed(seed: Any) -> None:
-    if seed is not None and not is_seed(plain(seed)):
-        raise AttachError(f"seed must be an integer of 64 bits, or None, got {seed!r}.")
-
-
-def check_nonfinite(policy: str) -> None:
-    if not _is_one_of(policy, POLICIES):
-        raise AttachError(f"nonfinite must be one of {POLICIES}, got {policy!r}.")
-
-
-def check_conditional(conditional: bool | str) -> None:
-    if not _is_one_of(conditional, (False, True, "pathwise")):
-        raise AttachError(f"conditional must be False, True or 'pathwise', got {conditional!r}.")
-
-
-def check_memory(
-    mode: str, limit: int | None, conditional: bool | str, control_name: str, replicas: int | str
-) -> None:
-    if not _is_one_of(mode, MODES):
-        raise AttachError(f"memory must be one of {MODES}, got {mode!r}.")
-    if limit is not None and not (is_number(limit) and limit > 0):
-        raise AttachError(f"memory_limit must be a positive number of bytes, got {limit!r}.")
-    if mode == "bits" and conditional:
+def check_together(given: Mapping[str, Any]) -> None:
+    """Options that do not go with each other."""
+    credit, residual = given["credit"], given["residual"]
+    follows = credit not in ("auto", "none")
+    if credit == "none" and not isinstance(residual, str) and residual != 1:
         raise AttachError(
-            f"conditional={conditional!r} needs memory='scores': its scores depend on the spikes, "
-            "which a second draw of the noise does not give."
+            f"credit='none' leaves nothing but the residual, so residual={residual!r} would scale "
+            "the gradient. Leave it out."
         )
-    if mode == "replay" and (
-        conditional == "pathwise" or control_name != "none" or replicas == "auto"
-    ):
+    if follows and given["forward_only"]:
+        raise AttachError(f"credit={credit!r} needs a backward pass; forward_only=True has none.")
+    exact = follows and _is_positive(residual)
+    if exact and given["baseline"] != "leave-one-out":
         raise AttachError(
-            "memory='replay' weighs each step's noise while the pass is replayed; "
-            "conditional='pathwise', control=... and replicas='auto' need all steps together."
+            f"credit={credit!r} with a residual belongs to the leave-one-out baseline, not to "
+            f"{given['baseline']!r}."
+        )
+    if exact and given["per_step_losses"]:
+        raise AttachError(
+            f"per_step_losses=True goes with credit={credit!r} only if residual=0, or with "
+            "credit='none'."
+        )
+    if exact and given["shard"] == "replicas":
+        raise AttachError(
+            "A residual beside a credit needs all replicas of a sample in one process: share out "
+            "samples instead (shard='samples')."
+        )
+    if follows and given["rule"] == "nit-s" and not isinstance(residual, str) and residual != 1:
+        raise AttachError("rule='nit-s' is a direction of the noise: it needs residual=1.")
+    if given["recompute"] is True and given["conditional"] is True:
+        raise AttachError("conditional=True keeps the membranes; recompute=True keeps nothing.")
+    if given["shard"] is not None and given["replicas"] == "auto" and credit == "auto":
+        raise AttachError(
+            "replicas='auto' and credit='auto' could choose differently in each process: set both."
         )
 
 
-def check_control(name: str, baseline: str, conditional: bool | str) -> None:
-    if not _is_one_of(name, control.NAMES):
-        raise AttachError(f"control must be one of {control.NAMES}, got {name!r}.")
-    if name != "none" and baseline != "leave-one-out":
-        raise AttachError(
-            f"control={name!r} belongs to the leave-one-out baseline, not to {baseline!r}."
-        )
-    if name == "time" and conditional != "pathwise":
-        raise AttachError(
-            "control='time' needs conditional='pathwise': with other scores, what it says of the "
-            f"membranes' noise would be biased. Got conditional={conditional!r}."
-        )
-
-
-def check_sampling(
-    replicas: int,
-    baseline: str,
-    antithetic: bool,
-    sobol: bool,
-    layerwise: bool,
-    causal: bool,
-    control_name: str,
-    layers: int,
-) -> None:
-    """Whose noise is shared with whom, and what goes with it."""
-    if sobol and (antithetic or layerwise):
-        raise AttachError("sobol=True goes with neither antithetic=True nor layerwise=True.")
-    if sobol:
-        fewest = 4 if baseline == "leave-one-out" else 2
-        if replicas < fewest or replicas & (replicas - 1):
-            raise AttachError(
-                f"sobol=True with baseline {baseline!r} needs a power of two of at least {fewest} "
-                f"replicas, got {replicas}."
-            )
-    if layerwise and control_name != "none":
-        raise AttachError(
-            f"layerwise=True leaves most neurons without noise, so that control={control_name!r} "
-            "has no firing probabilities to work with. Choose one of the two."
-        )
-    if layerwise and layers:
-        fewest = baselines.minimal_replicas(baseline, antithetic)
-        if replicas % ((2 if antithetic else 1) * layers) or replicas // layers < fewest:
-            raise AttachError(
-                f"layerwise=True shares {replicas} replicas out over {layers} noisy layers; it "
-                f"needs a multiple of {(2 if antithetic else 1) * layers}, and at least "
-                f"{fewest} for each."
-            )
-    if causal and control_name != "none":
-        raise AttachError(f"causal=True goes with control='none' only, not {control_name!r}.")
-
-
-def check_noise(noise: str, sobol: bool) -> None:
-    if not _is_one_of(noise, ("fresh", "table")):
-        raise AttachError(f"noise must be 'fresh' or 'table', got {noise!r}.")
-    if noise == "table" and sobol:
-        raise AttachError("sobol=True makes points of its own; it goes with noise='fresh' only.")
-
-
-def check_distributed(
-    distributed: str | None, replicas: int | str, control_name: str, sobol: bool
-) -> None:
-    if distributed is not None and replicas == "auto":
-        raise AttachError("replicas='auto' would choose differently in each process: set a number.")
-    if distributed == "replicas" and (control_name != "none" or sobol):
-        raise AttachError(
-            "control=... and sobol=True need all replicas of a sample in one process: share out "
-            "samples instead (distributed='samples')."
-        )
-
-
-def check_replica_bounds(bounds: tuple[int, int], target: float) -> None:
-    whole = _is_pair(bounds) and all(is_whole(bound) for bound in bounds)
-    if not whole or not 2 <= bounds[0] <= bounds[1] or any(b & (b - 1) for b in bounds):
-        raise AttachError(
-            f"replica_bounds must be powers of two with 2 <= fewest <= most, got {bounds}."
-        )
-    if not (is_number(target) and 0 < target < float("inf")):
-        raise AttachError(f"target_snr must be positive and finite, got {target!r}.")
-
-
-def check_weight_bounds(bounds: tuple[float, float] | None) -> None:
-    if bounds is not None and not (_is_pair(bounds) and bounds[0] < bounds[1]):
-        raise AttachError(f"weight_bounds must be smallest < largest, got {bounds}.")
-
-
-def check_learned_levels(learn_sigma: bool | str, bounds: tuple[float, float]) -> None:
-    if not _is_one_of(learn_sigma, (True, False, "shared")):
-        raise AttachError(f"learn_sigma must be True, False or 'shared', got {learn_sigma!r}.")
-    if not (_is_pair(bounds) and 0 < bounds[0] <= bounds[1] < float("inf")):
+def check_bounds(option: str, bounds: Any) -> None:
+    """(smallest, largest); of noise levels, positive and finite."""
+    pair = isinstance(bounds, (tuple, list)) and len(bounds) == 2 and all(map(is_number, bounds))
+    if option == "weight_bounds":
+        if not (pair and bounds[0] < bounds[1]):
+            raise AttachError(f"weight_bounds must be smallest < largest, got {bounds}.")
+    elif not (pair and 0 < bounds[0] <= bounds[1] < float("inf")):
         raise AttachError(f"sigma_bounds must be 0 < smallest <= largest, got {bounds}.")
 
 
-def _is_one_of(value: Any, allowed: Sequence[bool | str]) -> bool:
+def check_change(name: str, value: Any, boxed: bool) -> None:
+    """An option may be set to this after the learner was attached.
+
+    Args:
+        name: Of the option.
+        value: What it is set to.
+        boxed: Whether anything is put back between bounds after an optimizer's step.
+
+    Raises:
+        AttributeError: It was checked against the network, and stays as it is.
+        AttachError: It cannot be that.
+    """
+    if name not in CHANGEABLE or (name == "weight_bounds" and not boxed):
+        raise AttributeError(
+            f"{name} was checked against the network when the learner was attached. Close it, "
+            f"and attach another with {name}={value!r}."
+        )
+    if name in ("rule", "on_nonfinite"):
+        _check_one_of(name, value, RULES if name == "rule" else POLICIES)
+    elif value is not None or name == "sigma_bounds":
+        check_bounds(name, value)
+
+
+def _check_one_of(option: str, value: Any, allowed: Sequence[bool | str]) -> None:
     """Also of what cannot be compared, such as a tensor."""
-    return isinstance(value, (bool, str)) and value in allowed
+    if not isinstance(value, (bool, str)) or value not in allowed:
+        raise AttachError(f"{option} must be one of {tuple(allowed)}, got {value!r}.")
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(is_number(v) for v in value)
-
-
-#: Options that can be, and what they have to be then.
-CHANGEABLE: dict[str, Callable[[Any], None]] = {
-    "nonfinite": check_nonfinite,
-    "sigma_bounds": lambda bounds: check_learned_levels(True, bounds),
-    "weight_bounds": check_weight_bounds,
-}
+def _is_positive(residual: Any) -> bool:
+    return is_number(residual) and residual > 0

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import torch
-from torch import Tensor
 
-from ..errors import BiasWarning, LossError, RecordingError
-from ..recording.trace import LayerTrace
+from ..errors import BiasWarning, RecordingError
 
 
 def check_noisy(name: str, noise: bool) -> None:
@@ -25,15 +23,15 @@ def check_noisy(name: str, noise: bool) -> None:
         )
 
 
-def check_current(name: str, like: Tensor) -> None:
+def check_current(name: str, shape: torch.Size, dtype: torch.dtype) -> None:
     """Noise can be added to a layer's current.
 
     Raises:
         RecordingError: It cannot.
     """
-    if not like.is_floating_point():
+    if not dtype.is_floating_point:
         raise RecordingError(
-            f"{name} got a current of shape {tuple(like.shape)} and dtype {like.dtype}, "
+            f"{name} got a current of shape {tuple(shape)} and dtype {dtype}, "
             "to which no noise can be added. Call .float() on the input."
         )
 
@@ -74,21 +72,6 @@ def check_rows(
                 "along its batch dimension (time-first input: expand(..., dim=1))."
             )
     return rows
-
-
-def check_steps(traces: Iterable[LayerTrace], steps: int) -> None:
-    """Causal credit needs a loss for each step.
-
-    Raises:
-        LossError: A layer was not called once per time step.
-    """
-    for trace in traces:
-        if trace.size.events and trace.calls != steps:
-            raise LossError(
-                f"The losses are of {steps} time steps, but {trace.name} made "
-                f"{trace.calls} steps. Causal credit needs a loss for each, zero where there "
-                "is none."
-            )
 
 
 def warn_of_delayed_reset(name: str) -> None:

@@ -22,7 +22,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def plain(value: Any) -> Any:
+def to_python_scalar(value: Any) -> Any:
     """The same with Python's own numbers in it, also within tuples, lists and dicts.
 
     A saved state and a JSON file hold these; and NumPy's, on the left of a tensor, would take over
@@ -30,7 +30,7 @@ def plain(value: Any) -> Any:
 
     Example:
         >>> import numpy
-        >>> plain({"eps": numpy.float64(0.5), "radii": (numpy.int32(1), "auto", True)})
+        >>> to_python_scalar({"eps": numpy.float64(0.5), "radii": (numpy.int32(1), "auto", True)})
         {'eps': 0.5, 'radii': (1, 'auto', True)}
     """
     if is_whole(value):
@@ -38,7 +38,7 @@ def plain(value: Any) -> Any:
     if is_number(value):
         return float(value)
     if type(value) in (tuple, list):
-        return type(value)(plain(each) for each in value)
+        return type(value)(to_python_scalar(each) for each in value)
     if type(value) is dict:
-        return {name: plain(each) for name, each in value.items()}
+        return {name: to_python_scalar(each) for name, each in value.items()}
     return value

@@ -9,8 +9,7 @@ from torch import nn
 
 from ..errors import BiasWarning, CarriedStateWarning, MisuseWarning, UnreachedParameterWarning
 from ..neurons.base import NoisyNeuron
-from . import diagnosis
-from . import network as checks
+from . import diagnosis, network
 
 
 def of_coupling(coupled: Collection[str]) -> None:
@@ -28,7 +27,7 @@ def of_coupling(coupled: Collection[str]) -> None:
 
 def of_unreached(net: nn.Module, known: Collection[str]) -> None:
     """Parameters that got no gradient from an estimate, but for those that are `known`."""
-    missing = [name for name in checks.unreached_parameters(net) if name not in known]
+    missing = [name for name in network.unreached_parameters(net) if name not in known]
     if missing:
         warnings.warn(
             f"No gradient reaches: {', '.join(missing)}. The noise reaches what enters the "
@@ -41,7 +40,7 @@ def of_unreached(net: nn.Module, known: Collection[str]) -> None:
 
 def of_unreachable(neurons: Mapping[str, NoisyNeuron]) -> set[str]:
     """What the noise cannot teach anything, whatever the loss; their names."""
-    found = checks.unreachable_parameters(neurons)
+    found = network.unreachable_parameters(neurons)
     if found:
         listed = "; ".join(f"{name} ({reason})" for name, reason in found.items())
         warnings.warn(

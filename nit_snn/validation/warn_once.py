@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..neurons.base import NoisyNeuron
+from ..recording.trace import PassTrace
 from . import warn
 
-if TYPE_CHECKING:
-    from ..recording.recorder import Recording
 
-
-class Told:
+class WarnOnce:
     """Warns when the learner is attached, and of what comes later.
 
     Args:
@@ -36,27 +33,21 @@ class Told:
             self._parameters.update(dict.fromkeys(new.values(), True))
             warn.of_new_parameters(new)
 
-    def after_pass(self, recording: Recording, replicas: int, expansions: Collection[int]) -> None:
+    def after_pass(self, trace: PassTrace, expansions: Collection[int]) -> None:
         """Coupled rows until something was learned, a forgotten reset, a batch nobody repeated.
 
         Args:
-            recording: The pass.
-            replicas: C.
+            trace: The pass.
             expansions: The numbers of rows that something was expanded to.
         """
         if not self._learned:
-            warn.of_coupling(recording.coupled)
-        if recording.carried and not self._carried:
+            warn.of_coupling(trace.coupled)
+        if trace.carried and not self._carried:
             self._carried = True
-            warn.of_carried(recording.carried)
-        if not expansions and recording.rows and replicas > 1 and not self._alone:
+            warn.of_carried(trace.carried)
+        if not expansions and trace.rows and trace.replicas > 1 and not self._alone:
             self._alone = True
-            warn.of_no_expansion(replicas, recording.rows)
-
-    def after_own_pass(self, recording: Recording) -> None:
-        """The same for a pass that was reset and expanded by the learner itself."""
-        if not self._learned:
-            warn.of_coupling(recording.coupled)
+            warn.of_no_expansion(trace.replicas, trace.rows)
 
     def after_learning(self, net: nn.Module) -> None:
         """Parameters that the first estimate did not reach."""

@@ -91,7 +91,7 @@ class AuditReport:
         replicas: Noisy copies of each in one pass.
         estimates: Independent estimates.
         passes: Passes in each of them.
-        control: The control variate that the yardstick could use, or "none".
+        credit: The credit that the yardstick could use, or "none".
         confidence: Of all intervals.
         precision: What was asked for.
         seed: Of all that was random.
@@ -109,7 +109,7 @@ class AuditReport:
     replicas: int
     estimates: int
     passes: int
-    control: str
+    credit: str
     confidence: float
     precision: float
     seed: int
@@ -186,12 +186,12 @@ class AuditReport:
         return self.layers if len(self.layers) > 2 else self.layers[:1]
 
     def _head(self) -> list[str]:
-        control = "" if self.control == "none" else f", control variate: {self.control}"
+        credit = "" if self.credit == "none" else f", credit: {self.credit}"
         return [
             "Surrogate gradients against the unbiased gradient of the expected loss, "
             f"{100 * self.confidence:g}% intervals",
             f"{self.samples} samples; {self.estimates} estimates of {self.passes} x "
-            f"{self.replicas} replicas{control}; seed {self.seed}; {self.seconds:.1f} s",
+            f"{self.replicas} replicas{credit}; seed {self.seed}; {self.seconds:.1f} s",
         ]
 
     def _cells(self) -> list[list[str]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import AuditError
 from ...learner import NITLearner
 from ...training.saved_state import is_seed
-from ...validation.to_python_scalar import is_number, is_whole, plain
+from ...validation.to_python_scalar import is_number, is_whole, to_python_scalar
 from .report import WHOLE, AuditReport, Closest, Row
 from .statistics import UNRESOLVED, Products, gram, t_quantile
 from .subject import Forward, Gradient, Loss, Sigma, Subject
@@ -94,8 +94,10 @@ def audit(
     """
     _check_options(replicas, estimates, precision, max_passes, confidence, seed)
     _check_functions(loss, forward, surrogates)
-    replicas, estimates, max_passes, seed = plain((replicas, estimates, max_passes, seed))
-    precision, confidence = plain((precision, confidence))
+    replicas, estimates, max_passes, seed = to_python_scalar(
+        (replicas, estimates, max_passes, seed)
+    )
+    precision, confidence = to_python_scalar((precision, confidence))
     started = time.perf_counter()
     subject = Subject(net, loss, x, y, forward=forward, sigma=sigma, dim=dim)
     with subject.undisturbed():
@@ -121,7 +123,7 @@ def audit(
         replicas=replicas,
         estimates=estimates,
         passes=measured.passes,
-        control=learner.control,
+        credit=learner.credit,
         confidence=confidence,
         precision=precision,
         seed=seed,
@@ -329,7 +331,7 @@ def _check_options(
         raise AuditError(f"max_passes must be at least 1, got {max_passes}.")
     if not 0 < confidence < 1:
         raise AuditError(f"confidence must lie between 0 and 1, got {confidence}.")
-    if not is_seed(plain(seed)):
+    if not is_seed(to_python_scalar(seed)):
         raise AuditError(f"seed must be an integer of 64 bits, got {seed!r}.")
 
 

@@ -73,7 +73,7 @@ class Subject:
         return sorted({t.device.index for t in tensors if t.device.type == "cuda"})
 
     def yardstick(self, replicas: int, seed: int) -> NITLearner:
-        """A learner for the unbiased gradient, with a control variate where it can be had.
+        """A learner for the unbiased gradient, with a credit where it can be had.
 
         Parameters that the noise does not reach are left out from now on.
 
@@ -91,7 +91,9 @@ class Subject:
         if not reached:
             raise AuditError("The noise reaches no parameter that asks for a gradient.")
         try:
-            learner = NITLearner(self.net, replicas=replicas, seed=seed, control="network")
+            learner = NITLearner(
+                self.net, replicas=replicas, seed=seed, credit="layers", residual=1
+            )
         except AttachError:  # a neuron that does not fire just where it crosses its threshold
             return self._attached(replicas=replicas, seed=seed)
         try:
@@ -103,7 +105,7 @@ class Subject:
 
     def _attached(self, **options: Any) -> NITLearner:
         try:
-            return NITLearner(self.net, **options)
+            return NITLearner(self.net, credit="none", **options)
         except AttachError as error:
             raise AuditError(f"No unbiased gradient to compare with: {error}") from error
 

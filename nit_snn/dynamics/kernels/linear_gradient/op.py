@@ -21,7 +21,6 @@ def linear_gradient(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     outputs: int,
@@ -31,7 +30,7 @@ def linear_gradient(
     first_replica: int = 0,
 ) -> Tensor:
     """See `reference.linear_gradient`."""
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
+    stream = Stream(seed, passes, layer, replicas, antithetic, first_replica)
     return reference(bits, weight, scale, stream, outputs, steps, first_step, slot)
 
 
@@ -43,7 +42,6 @@ def _fake(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     outputs: int,
@@ -63,7 +61,6 @@ def launched(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     outputs: int,
@@ -79,7 +76,7 @@ def launched(
         bits,
         weight,
         levels(scale.float().contiguous(), outputs),
-        Stream(seed, passes, layer, layers, replicas, antithetic, first_replica),
+        Stream(seed, passes, layer, replicas, antithetic, first_replica),
         steps,  # a unit is one
         outputs,
         steps,

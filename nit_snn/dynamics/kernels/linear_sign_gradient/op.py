@@ -20,7 +20,6 @@ def linear_sign_gradient(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     outputs: int,
@@ -30,7 +29,7 @@ def linear_sign_gradient(
     first_replica: int = 0,
 ) -> Tensor:
     """See `reference.linear_sign_gradient`."""
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
+    stream = Stream(seed, passes, layer, replicas, antithetic, first_replica)
     return reference(bits, weight, stream, outputs, steps, first_step, slot)
 
 
@@ -41,7 +40,6 @@ def _fake(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     outputs: int,
@@ -60,7 +58,6 @@ def launched(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     outputs: int,
@@ -76,7 +73,7 @@ def launched(
         bits,
         weight,
         (),
-        Stream(seed, passes, layer, layers, replicas, antithetic, first_replica),
+        Stream(seed, passes, layer, replicas, antithetic, first_replica),
         -(-(slot % 8 + steps) // 32) if steps else 0,  # a unit is a word
         outputs,
         steps,

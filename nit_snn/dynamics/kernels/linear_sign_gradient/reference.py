@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ....estimators.scores import sign
+from ...lif import sign
 from ....noise.philox import Stream, noise, whose
 from ....recording.bits import unpack
 

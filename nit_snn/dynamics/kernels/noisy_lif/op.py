@@ -26,7 +26,6 @@ def noisy_lif(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     rest: float,
@@ -50,7 +49,7 @@ def noisy_lif(
         threshold,
         sigma,
         Dynamics(rest, v_reset, reset, delayed, or_equal),
-        Stream(seed, passes, layer, layers, replicas, antithetic, first_replica),
+        Stream(seed, passes, layer, replicas, antithetic, first_replica),
         steps,
         first_step,
         slot,
@@ -70,7 +69,6 @@ def _fake(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     rest: float,
@@ -104,7 +102,6 @@ def launched(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     rest: float,
@@ -129,7 +126,7 @@ def launched(
     if not spikes.numel():
         return spikes, membranes, last.zero_() if state is None else last.copy_(state)
     parameters = (p.float().contiguous() for p in (decay, gain, threshold, sigma))
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
+    stream = Stream(seed, passes, layer, replicas, antithetic, first_replica)
     grid, block = over(rows * (-(-inner // 4)))
     launch(
         Launch(

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ....noise.philox import Stream
 from ..launch import Launch, check_size, launch, over, parts, stream_arguments
-from ..noisy_lif.reference import Dynamics
-from ..replay import replay_arguments, replay_of
 from .reference import sigma_gradient as reference
 
 
@@ -21,36 +19,16 @@ def sigma_gradient(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     inner: int,
     steps: int,
     first_step: int,
-    current: Tensor | None = None,
-    state: Tensor | None = None,
-    decay: Tensor | None = None,
-    gain: Tensor | None = None,
-    threshold: Tensor | None = None,
-    sigma: Tensor | None = None,
-    rest: float = 0.0,
-    v_reset: float = 0.0,
-    reset: str = "none",
-    delayed: bool = False,
-    or_equal: bool = False,
     first_replica: int = 0,
 ) -> Tensor:
-    """See `reference.sigma_gradient`; with a `current`, it is conditioned on the spikes.
-
-    The arguments from `current` on are those of `nit_snn.dynamics.kernels.replay.Replay`.
-
-    Raises:
-        ValueError: A `current` without the neurons' parameters.
-    """
-    dynamics = Dynamics(rest, v_reset, reset, delayed, or_equal)
-    replay = replay_of(current, state, decay, gain, threshold, sigma, dynamics)
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
-    return reference(weight, stream, inner, steps, first_step, replay)
+    """See `reference.sigma_gradient`."""
+    stream = Stream(seed, passes, layer, replicas, antithetic, first_replica)
+    return reference(weight, stream, inner, steps, first_step)
 
 
 @sigma_gradient.register_fake
@@ -59,23 +37,11 @@ def _fake(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     inner: int,
     steps: int,
     first_step: int,
-    current: Tensor | None = None,
-    state: Tensor | None = None,
-    decay: Tensor | None = None,
-    gain: Tensor | None = None,
-    threshold: Tensor | None = None,
-    sigma: Tensor | None = None,
-    rest: float = 0.0,
-    v_reset: float = 0.0,
-    reset: str = "none",
-    delayed: bool = False,
-    or_equal: bool = False,
     first_replica: int = 0,
 ) -> Tensor:
     return weight.new_empty(inner, dtype=torch.float32)
@@ -87,30 +53,16 @@ def launched(
     passes: Tensor,
     seed: int,
     layer: int,
-    layers: int,
     replicas: int,
     antithetic: bool,
     inner: int,
     steps: int,
     first_step: int,
-    current: Tensor | None = None,
-    state: Tensor | None = None,
-    decay: Tensor | None = None,
-    gain: Tensor | None = None,
-    threshold: Tensor | None = None,
-    sigma: Tensor | None = None,
-    rest: float = 0.0,
-    v_reset: float = 0.0,
-    reset: str = "none",
-    delayed: bool = False,
-    or_equal: bool = False,
     first_replica: int = 0,
     launch: Callable[[Launch], None] = launch,
 ) -> Tensor:
     """The same by the kernel, which leaves the parts' sums to be added up in their order."""
-    dynamics = Dynamics(rest, v_reset, reset, delayed, or_equal)
-    replay = replay_of(current, state, decay, gain, threshold, sigma, dynamics)
-    stream = Stream(seed, passes, layer, layers, replicas, antithetic, first_replica)
+    stream = Stream(seed, passes, layer, replicas, antithetic, first_replica)
     rows = weight.shape[-1]
     check_size(rows, inner)
     weight = weight.float().contiguous()
@@ -131,7 +83,6 @@ def launched(
             [
                 weight,
                 sums,
-                *replay_arguments(replay, steps, rows, inner),
                 *stream_arguments(stream),
                 np.int64(weight.expand(steps, rows).stride(0)),
                 np.int64(steps),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....estimators.scores import sign
+from ...lif import sign
 from ....noise.philox import Stream, noise, whose
 from ...firing import normal_hazard
 from ..noisy_lif.reference import spread

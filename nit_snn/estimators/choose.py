@@ -1,0 +1,173 @@
+"""What "auto" stands for: from the network's structure and from earlier passes, never this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..neurons.base import NoisyNeuron
+from ..recording.trace import PassTrace
+from ..training.distributed import Ranks
+from .baselines import Sharing
+from .credit import KINDS
+from .estimator import Estimate, Estimator
+from .residual import FixedResidual, Residual, WienerResidual
+from .scores import NoiseScore, SpikeScore
+
+#: Replicas of a sample for a likelihood ratio alone, and where a credit does most of the work.
+MANY, ONE = 16, 1
+
+
+@dataclass(eq=False)
+class Choice:
+    """The estimator of a learner, and how it came about.
+
+    Attributes:
+        options: Those of the learner, by name; its rule may change.
+        ranks: Who has other rows of the batch.
+        credit: The kind of credit that "auto" has come to.
+        settled: Whether a pass has confirmed it.
+        unreached: Whether a layer needs its likelihood ratio, for the loss has no derivative in it.
+    """
+
+    options: Mapping[str, Any]
+    ranks: Ranks
+    credit: str
+    settled: bool = False
+    unreached: bool = False
+    wiener: WienerResidual | None = None
+
+    @staticmethod
+    def of(options: Mapping[str, Any], neurons: Iterable[NoisyNeuron], ranks: Ranks) -> Choice:
+        """The choice before the first pass: nothing is ruled out that the structure allows."""
+        credit = options["credit"]
+        found = Choice(options, ranks, credit, settled=credit != "auto")
+        found.wiener = WienerResidual() if options["residual"] == "auto" else None
+        if credit == "auto":
+            spiking = all(n.why_no_firing_probability() is None for n in neurons)
+            cheap = spiking and not options["forward_only"]
+            found.credit = "layers" if cheap else "none"
+            found.settled = not cheap
+        return found
+
+    @property
+    def kind(self) -> str:
+        """The credit of the next pass; NIT-S is a direction of its own."""
+        return (
+            "none"
+            if self.options["rule"] == "nit-s" and self.options["credit"] == "auto"
+            else self.credit
+        )
+
+    @property
+    def replicas(self) -> int:
+        """C of the next pass."""
+        given = self.options["replicas"]
+        if given != "auto":
+            return int(given)
+        return MANY if self.kind == "none" else ONE
+
+    @property
+    def residual(self) -> Residual:
+        """The residual of the next pass."""
+        if self.kind == "none":
+            return FixedResidual(1.0)
+        if self.options["residual"] != "auto":
+            return FixedResidual(float(self.options["residual"]))
+        if self.options["rule"] == "nit-s":
+            return FixedResidual(1.0)
+        # What is left after one replica's own credit can be told from noise by other replicas.
+        enough = self.replicas * self.ranks.sharers >= (4 if self.options["antithetic"] else 2)
+        if self.wiener is None or not enough or not self.measurable:
+            return FixedResidual(0.0)
+        return self.wiener
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the residual's worth can be measured with these options."""
+        options = self.options
+        return (
+            self.ranks.shares is None
+            and not options["per_step_losses"]
+            and options["baseline"] == "leave-one-out"
+        )
+
+    @property
+    def estimator(self) -> Estimator:
+        """The estimator of the next pass."""
+        conditioned = self.options["conditional"] is True and self.options["rule"] == "nit"
+        score = SpikeScore() if conditioned else NoiseScore(signs=self.options["rule"] == "nit-s")
+        return Estimator(
+            score,
+            self.options["baseline"],
+            KINDS[self.kind],
+            self.residual,
+            Sharing(self.options["antithetic"]),
+            self.options["per_step_losses"],
+            self.ranks,
+        )
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether the next pass has to keep what a residual is made of."""
+        residual = self.residual
+        if not self.settled or self.unreached or residual.measures():
+            return True
+        if isinstance(residual, WienerResidual):
+            return any(residual.weight(layer) > 0 for layer in residual.squares)
+        return residual.weight("") > 0
+
+    def learn_from(self, found: Estimate) -> bool:
+        """Takes in what a pass has shown; whether that has settled an "auto"."""
+        if self.kind == "none":
+            return False
+        layers = set(found.weights)
+        before, self.settled = self.settled, True
+        self.unreached = bool(layers - found.reached)
+        if not found.reached and self.options["credit"] == "auto":
+            self.credit = "none"
+        return not before
+
+    def rules_out(self, trace: PassTrace, losses: Tensor) -> bool:
+        """Whether losses cannot be what an explicit credit asks for."""
+        asked = self.options["credit"] not in ("auto", "none") and losses.numel() > 0
+        return asked and trace.ledger is not None and not losses.requires_grad
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to choose the same."""
+        return {
+            "credit": self.credit,
+            "settled": self.settled,
+            "unreached": self.unreached,
+            "wiener": None if self.wiener is None else self.wiener.state_dict(),
+        }
+
+    def fits(self, state: Any) -> bool:
+        """Whether `state` is one of such a choice."""
+        entries = self.state_dict()
+        return (
+            isinstance(state, dict)
+            and entries.keys() <= state.keys()
+            and state["credit"] in KINDS
+            and (state["wiener"] is None) == (self.wiener is None)
+            and (self.wiener is None or self.wiener.fits(state["wiener"]))
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where the choice that gave `state` stopped; it has to fit."""
+        self.credit = state["credit"]
+        self.settled, self.unreached = bool(state["settled"]), bool(state["unreached"])
+        if self.wiener is not None:
+            self.wiener.load_state_dict(state["wiener"])
+
+    def describe(self) -> str:
+        """In words, for `repr` and for what is printed once."""
+        residual = self.residual
+        lam = "auto" if isinstance(residual, WienerResidual) else f"{residual.weight(''):g}"
+        bias = "unbiased" if lam == "1" else "biased, with hardly any variance"
+        if lam == "auto":
+            bias = "bias weighed against variance"
+        return f"credit={self.kind!r}, residual={lam}, replicas={self.replicas} ({bias})"

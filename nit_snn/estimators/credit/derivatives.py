@@ -1,0 +1,134 @@
+"""The loss's derivative in spikes and membranes, collected by one backward pass.
+
+How far it goes is the ledger's `reach` (see `nit_snn.recording.spike_node`). Where it is followed
+through time, E is the derivative of a step's drift in the one before: of the membrane as it is, or,
+for scores that are conditioned on the spikes, of the membrane given its spike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...dynamics.lif import number
+from ...recording.trace import LayerTrace, PassTrace, Timeline
+
+
+def collect(trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
+    """Fills in what the nodes of a pass know of the losses.
+
+    Args:
+        trace: The pass.
+        losses: With their graph; (C * B,) or (T, C * B).
+        conditioned: Whether membranes are followed given their spikes.
+    """
+    assert trace.ledger is not None
+    reach = trace.ledger.reach
+    followed = [layer for layer in trace.active if layer.segments[0].node is not None]
+    for layer in followed:
+        for timeline in layer.timelines:
+            density = read = chain = None
+            if reach != "last":
+                density, read = timeline.density, read_factor(timeline)
+            if reach == "time":
+                chain = conditioned_chain(timeline) if conditioned else surrogate_chain(timeline)
+            for segment in timeline.segments:
+                node = segment.node
+                if node is None:
+                    continue
+                node.spike_gradient = node.membrane_gradient = node.drift_gradient = None
+                node.density = None if density is None else timeline.part(density, segment)
+                node.chain = None if chain is None else timeline.part(chain, segment)
+                if isinstance(read, Tensor):
+                    own = timeline.part(read, segment)
+                    node.read = own[-1] if segment.several else own
+    if losses.requires_grad and losses.numel():
+        trace.ledger.collect(losses)
+
+
+def reached(layer: LayerTrace) -> bool:
+    """Whether the losses depend on a layer's spikes or membranes, as far as was collected."""
+    nodes = [segment.node for segment in layer.segments if segment.node is not None]
+    return any(n.spike_gradient is not None or n.membrane_gradient is not None for n in nodes)
+
+
+def derivatives(timeline: Timeline) -> tuple[Tensor, Tensor | None]:
+    """The losses' derivatives in the spikes, and in the membranes that were read, (T, N, *)."""
+    density = timeline.firing.spike
+    gradient, read = torch.zeros_like(density), None
+    for segment in timeline.segments:
+        node = segment.node
+        if node is None:
+            continue
+        if node.spike_gradient is not None:
+            timeline.part(gradient, segment).copy_(node.spike_gradient)
+        if node.membrane_gradient is not None:
+            read = torch.zeros_like(density) if read is None else read
+            read[timeline.spans[segment].stop - 1] = node.membrane_gradient
+    return gradient, read
+
+
+def later_drifts(timeline: Timeline) -> Tensor:
+    """The losses' derivative in the drift of the step after each step, (T, N, *)."""
+    later = torch.zeros_like(timeline.firing.spike)
+    for segment in timeline.segments:
+        node, span = segment.node, timeline.spans[segment]
+        if node is None or node.drift_gradient is None:
+            continue
+        found = node.drift_gradient if segment.several else node.drift_gradient[None]
+        later[span.start : span.stop - 1] += found[1:]
+        before = timeline.earlier(segment)
+        if before is not None:
+            later[before] += found[0]
+    return later
+
+
+def surrogate_chain(timeline: Timeline) -> Tensor | None:
+    """E: the derivative of the next drift in each drift, (T, N, *); None if nothing is carried."""
+    rule, firing = timeline.rule, timeline.firing
+    if not rule.carries:
+        return None
+    carry = number(rule.carry)
+    kept = (1 - firing.spike) * carry if rule.wiped else torch.ones_like(firing.spike) * carry
+    fall = 0.0 if rule.jump is None else rule.jump(number(rule.threshold))
+    return kept.add_(timeline.density * fall)
+
+
+def read_factor(timeline: Timeline) -> Tensor | float:
+    """The derivative in the drifts of the membranes as they are handed out, (T, N, *).
+
+    snnTorch hands them out before their reset, SpikingJelly after it.
+    """
+    rule, firing = timeline.rule, timeline.firing
+    if rule.leave is None:
+        return 1.0
+    at = torch.full_like(firing.spike[:1], 1.0) * number(rule.threshold)
+    fall = rule.leave(at, torch.ones_like(at)) - at
+    kept = 1 - firing.spike if rule.wiped else torch.ones_like(firing.spike)
+    return kept + timeline.density * fall
+
+
+def conditioned_chain(timeline: Timeline) -> Tensor | None:
+    """E given each spike, (T, N, *): `carry D + phi(a) / sigma (jump + carry gap)`.
+
+    See `nit_snn.dynamics.firing`; None if nothing is carried.
+    """
+    rule = timeline.rule
+    if not rule.carries:
+        return None
+    carried = timeline.firing.decay * number(rule.carry)
+    return carried.addcmul_(timeline.density, conditioned_jump(timeline))
+
+
+def conditioned_jump(timeline: Timeline) -> Tensor:
+    """What a spike adds to the next drift on average, (T, N, *)."""
+    rule, firing = timeline.rule, timeline.firing
+    sigma = number(timeline.layer.neuron.sigma.detach().to(firing.level.dtype))
+    silent = number(rule.threshold) - firing.level * sigma  # the drift
+    if rule.wiped:
+        silent = silent + firing.silent_mean * sigma
+    fall = 0.0 if rule.jump is None else rule.jump(silent)
+    found = torch.zeros_like(firing.level) + fall
+    if not rule.wiped:
+        found += firing.gap * sigma * number(rule.carry)
+    return found

@@ -1,0 +1,28 @@
+"""From layer to layer through `phi(a) / sigma`, within a time step.
+
+Each layer filters its own cotangents back over its own membranes; nothing else is carried back
+through time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...recording.trace import PassTrace, Timeline
+from .derivatives import collect, derivatives
+from .kinds import Known
+
+
+@dataclass(frozen=True)
+class LayersCredit:
+    """See `nit_snn.estimators.credit.kinds.Credit`."""
+
+    name: str = "layers"
+    reach: str | None = "layers"
+
+    def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
+        collect(trace, losses, conditioned)
+
+    def known(self, timeline: Timeline, conditioned: bool) -> Known:
+        return Known(derivatives(timeline)[0])

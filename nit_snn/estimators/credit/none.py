@@ -1,0 +1,24 @@
+"""No credit: the paper's NIT, a likelihood ratio of the loss and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...recording.trace import PassTrace, Timeline
+from .kinds import Known
+
+
+@dataclass(frozen=True)
+class NoCredit:
+    """See `nit_snn.estimators.credit.kinds.Credit`; any loss, any neuron."""
+
+    name: str = "none"
+    reach: str | None = None
+
+    def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
+        """Nothing is asked of the loss."""
+
+    def known(self, timeline: Timeline, conditioned: bool) -> Known:
+        raise AssertionError("no layer is ever reached")

@@ -1,0 +1,37 @@
+"""Through layers, membranes and resets: backpropagation through time of the smoothed network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...dynamics.lif import number
+from ...recording.trace import PassTrace, Timeline
+from .derivatives import collect, conditioned_jump, derivatives, later_drifts
+from .kinds import Known
+
+
+@dataclass(frozen=True)
+class TimeCredit:
+    """See `nit_snn.estimators.credit.kinds.Credit`."""
+
+    name: str = "time"
+    reach: str | None = "time"
+
+    def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
+        collect(trace, losses, conditioned)
+
+    def known(self, timeline: Timeline, conditioned: bool) -> Known:
+        """`c_t = g_t + f_{t+1} jump`; given the spikes also `w_t = carry f_{t+1}`."""
+        gradient, rule = derivatives(timeline)[0], timeline.rule
+        if not rule.carries:
+            return Known(gradient)
+        later = later_drifts(timeline)
+        if not conditioned:
+            fall = 0.0 if rule.jump is None else rule.jump(number(rule.threshold))
+            return Known(gradient + later * fall)
+        gradient.addcmul_(later, conditioned_jump(timeline))
+        sigma = number(timeline.layer.neuron.sigma.detach().to(later.dtype))
+        wandering = timeline.firing.wandering * sigma
+        return Known(gradient, later * number(rule.carry), wandering)

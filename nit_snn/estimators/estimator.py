@@ -1,0 +1,181 @@
+"""From what a pass leaves behind, and its losses, to the cotangents of the drifts.
+
+    g = sum_t [ c_t phi(a_t) / sigma  +  lambda (A - explained) score_t ] dm_t / dtheta
+
+An `Estimator` is four small objects, each of which states its own conditions: the score, the
+baseline that makes A of the losses, the credit c, and the residual's weight lambda. Its `estimate`
+is the only way from losses to cotangents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..dynamics.needs import Needs
+from ..neurons.base import NoisyNeuron
+from ..recording.trace import LayerTrace, PassTrace
+from ..training.distributed import ALONE, Ranks
+from . import surrogate
+from .baselines import INDEPENDENT, Sharing, advantages
+from .control_coefficients import coefficients
+from .credit import Credit
+from .credit.derivatives import reached
+from .residual import Residual
+from .scores import Chunk, Coefficients, LayerCotangents, Score
+
+
+@dataclass(eq=False)
+class Estimate:
+    """What an estimator makes of one pass.
+
+    Attributes:
+        cheap: Of each layer with a credit, the credit's cotangents alone.
+        unbiased: Of each layer whose residual counts, the unbiased ones.
+        weights: lambda of each layer.
+        reached: The layers that the losses have a derivative in.
+    """
+
+    cheap: dict[LayerTrace, LayerCotangents] = field(default_factory=dict)
+    unbiased: dict[LayerTrace, LayerCotangents] = field(default_factory=dict)
+    weights: dict[LayerTrace, float] = field(default_factory=dict)
+    reached: set[LayerTrace] = field(default_factory=set)
+
+    def parts(self) -> Iterator[LayerCotangents]:
+        """The cotangents that make up the estimate, each with its weight in it."""
+        for layer, weight in self.weights.items():
+            if weight < 1 and layer in self.cheap:
+                yield scaled(self.cheap[layer], 1 - weight)
+            if weight > 0 and layer in self.unbiased:
+                yield scaled(self.unbiased[layer], weight)
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A score, a baseline, a credit and a residual.
+
+    Attributes:
+        score: What multiplies the loss.
+        baseline: One of `nit_snn.estimators.baselines.NAMES`.
+        credit: What the loss gains per spike.
+        residual: How much of the rest is added.
+        sharing: Which replicas have noise that depends on one another's.
+        per_step: Whether the losses come per time step, (T, C * B).
+        ranks: Who has other rows of the batch.
+    """
+
+    score: Score
+    baseline: str
+    credit: Credit
+    residual: Residual
+    sharing: Sharing = INDEPENDENT
+    per_step: bool = False
+    ranks: Ranks = ALONE
+
+    def needs(self, guarded: bool, scores: bool = True) -> Needs:
+        """What a pass has to keep for it.
+
+        Args:
+            guarded: Whether membranes may be read by nobody.
+            scores: Whether the residual counts in this pass.
+        """
+        follows = self.credit.reach is not None
+        return Needs(
+            signs=self.score.signs,
+            scores=scores,
+            firing=follows or self.score.conditioned,
+            reach=self.credit.reach,
+            guarded=guarded,
+            apart=self.per_step,
+        )
+
+    def why_not(self, neuron: NoisyNeuron) -> str | None:
+        """Why the estimate cannot be made for a neuron; None if it can."""
+        if self.credit.reach is not None:
+            return neuron.why_no_firing_probability() or self.score.why_not(neuron)
+        return self.score.why_not(neuron)
+
+    def estimate(self, trace: PassTrace, losses: Tensor, measure: bool = False) -> Estimate:
+        """The cotangents of all drifts of a pass.
+
+        Args:
+            trace: What the pass left behind.
+            losses: (C * B,), or (T, C * B) per step; with a graph where the credit asks for it.
+            measure: Whether both the cheap and the unbiased cotangents are wanted, whatever their
+                weights.
+        """
+        found, rows = Estimate(), max(1, losses.shape[-1] * self.ranks.size)
+        layers = list(trace.active)
+        conditioned = self.score.conditioned
+        known = self.credit.reach is not None and losses.requires_grad
+        if known:
+            exact = all(self.residual.weight(layer.name) == 1 for layer in layers)
+            self.credit.collect(trace, losses, conditioned and exact)
+            found.reached = {layer for layer in layers if reached(layer)}
+            if not exact or measure:
+                found.cheap = {x: surrogate.cotangents(x, rows) for x in found.reached}
+                if conditioned and self.credit.reach == "time":
+                    self.credit.collect(trace, losses, conditioned)
+        for layer in layers:
+            own = layer in found.reached
+            found.weights[layer] = self.residual.weight(layer.name) if own else 1.0
+        counts = [layer for layer, weight in found.weights.items() if weight > 0 or measure]
+        if counts:
+            weight, credit = self._weigh(trace, losses.detach(), found.reached & set(counts), rows)
+            for layer in counts:
+                found.unbiased[layer] = self.score.cotangents(layer, weight, credit.get(layer))
+        return found
+
+    def _weigh(
+        self, trace: PassTrace, losses: Tensor, controlled: set[LayerTrace], rows: int
+    ) -> tuple[Tensor, Mapping[LayerTrace, Coefficients]]:
+        """What multiplies the scores, in the losses' shape, and the coefficients by layer."""
+        weight = self._advantages(losses, trace.replicas) / rows
+        credit: dict[LayerTrace, Coefficients] = {}
+        if self.per_step or trace.replicas < 2 * self.sharing.size:
+            return weight, credit  # with one replica, c would depend on the replica's own noise
+        for layer in trace.active:
+            if layer not in controlled:
+                continue
+            own = {}
+            for timeline in layer.timelines:
+                known = self.credit.known(timeline, self.score.conditioned)
+                c, explained = coefficients(timeline, known, trace.replicas, self.sharing)
+                own[timeline] = c.div_(rows)
+                weight = weight - explained.to(weight) / rows
+            credit[layer] = own
+        return weight, credit
+
+    def _advantages(self, losses: Tensor, replicas: int) -> Tensor:
+        if not losses.numel():
+            return losses
+        baseline, alone = self.baseline, replicas * self.ranks.sharers <= self.sharing.size
+        if baseline == "leave-one-out" and alone:
+            baseline = "batch-mean"  # no other replica is there to be left over
+        if baseline == "batch-mean" and alone and losses.shape[-1] <= self.sharing.size:
+            baseline = "none"
+
+        def of(step: Tensor) -> Tensor:
+            rows = step.view(replicas, -1)
+            return advantages(rows, baseline, self.sharing, self.ranks).flatten()
+
+        if not self.per_step:
+            return of(losses)
+        # The noise of step t is charged with the losses from t on.
+        return torch.stack([of(step) for step in losses]).flip(0).cumsum(0).flip(0)
+
+
+def scaled(part: LayerCotangents, factor: float) -> LayerCotangents:
+    """Cotangents times a number."""
+    if factor == 1:
+        return part
+    sigma = None if part.sigma is None else part.sigma * factor
+    finished = {p: gradient * factor for p, gradient in part.finished.items()}
+    return LayerCotangents(part.layer, _each(part.chunks, lambda x: x * factor), sigma, finished)
+
+
+def _each(chunks: Iterable[Chunk], change: Callable[[Tensor], Tensor]) -> Iterator[Chunk]:
+    return ((segment, steps, change(found)) for segment, steps, found in chunks)

@@ -1,0 +1,150 @@
+"""One update of `.grad` from a recorded pass: all of it, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..estimators.estimator import Estimate, Estimator
+from ..estimators.residual import WienerResidual, halves
+from ..estimators.scores import LayerCotangents
+from ..neurons.base import NoisyNeuron
+from ..recording.trace import PassTrace
+from .accumulate import Accumulator
+from .nonfinite import kept_out
+
+
+@dataclass(frozen=True)
+class Update:
+    """Writes gradients into `.grad` of a network's parameters.
+
+    Attributes:
+        net: The network.
+        neurons: Its noisy neurons, by name.
+        estimator: What turns losses into cotangents.
+        on_nonfinite: What a batch does whose gradient is NaN or infinite (see `NITLearner`).
+    """
+
+    net: nn.Module
+    neurons: Mapping[str, NoisyNeuron]
+    estimator: Estimator
+    on_nonfinite: str
+
+    def write(self, trace: PassTrace, losses: Tensor) -> tuple[Tensor, Estimate]:
+        """Adds the gradient of the mean loss.
+
+        Args:
+            trace: What the pass left behind.
+            losses: (C * B,) or (T, C * B), checked, with a graph if there is one.
+
+        Returns:
+            The mean loss, that of all processes, and the estimate.
+
+        Raises:
+            NonFiniteGradientError: The gradient is not finite. `.grad` is as it was.
+        """
+        ranks, residual = self.estimator.ranks, self.estimator.residual
+        measure = isinstance(residual, WienerResidual) and residual.measures()
+        found = self.estimator.estimate(trace, losses, measure)
+        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        # This process's part of the mean over all rows.
+        mean = losses.sum() / max(1, losses.shape[-1] * ranks.size)
+        total = ranks.sum(mean.detach())  # no exchange may fail once `.grad` is written
+        signed = self.estimator.score.signs
+        if measure and isinstance(residual, WienerResidual):
+            outputs, cotangents = self._measured(trace, found, residual, parameters)
+            whole = True
+        else:
+            gathered = Accumulator(trace, signed).add_layers(found.parts())
+            gathered.follow_held([mean] if mean.requires_grad else [])
+            outputs, cotangents = gathered.all_outputs()
+            whole = not gathered.outputs
+        if isinstance(residual, WienerResidual):
+            residual.passes += 1
+        # Whatever comes through a graph, or from other processes, is known only afterwards.
+        whole = whole and not (mean.requires_grad or ranks.shares)
+        known = dict(zip(outputs, cotangents, strict=True)) if whole else None
+        if mean.requires_grad:
+            outputs.append(mean)
+            cotangents.append(torch.ones_like(mean))
+        with (
+            kept_out(self.net, self.neurons, self.on_nonfinite, known),
+            ranks.summing(parameters),
+        ):
+            if outputs:
+                torch.autograd.backward(outputs, cotangents)
+        return total, found
+
+    def _measured(
+        self,
+        trace: PassTrace,
+        found: Estimate,
+        residual: WienerResidual,
+        parameters: list[nn.Parameter],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The gradient by layer, with weights that this pass's residuals have a part in."""
+        total: dict[Tensor, Tensor] = {}
+        signed = self.estimator.score.signs
+        mask = _first_half(trace)
+
+        def gradient(part: LayerCotangents) -> dict[Tensor, Tensor]:
+            return Accumulator(trace, signed).add_layers([part]).gradients(parameters)
+
+        for layer in found.weights:
+            if layer not in found.reached:
+                _add(total, gradient(found.unbiased[layer]), 1.0)
+                continue
+            cheap, exact = _held(found.cheap[layer]), _held(found.unbiased[layer])
+            cheap_of = [gradient(_rows(cheap, rows)) for rows in (mask, 1 - mask)]
+            exact_of = [gradient(_rows(exact, rows)) for rows in (mask, 1 - mask)]
+            rest = [_less(u, k) for u, k in zip(exact_of, cheap_of, strict=True)]
+            weight = residual.weight(layer.name)
+            residual.update(layer.name, *halves(*rest))
+            for own, left in zip(cheap_of, rest, strict=True):
+                _add(total, own, 1.0)
+                _add(total, left, weight)
+            sigma = layer.neuron.sigma
+            if cheap.sigma is not None and exact.sigma is not None:
+                _add(total, {sigma: cheap.sigma}, 1 - weight)
+                _add(total, {sigma: exact.sigma}, weight)
+        return list(total), [gradient.to(p.dtype) for p, gradient in total.items()]
+
+
+def _first_half(trace: PassTrace) -> Tensor:
+    """(N,): 1 for all replicas of the first half of the samples, 0 for the others."""
+    layer = next(iter(trace.active))
+    rows, replicas = trace.rows or 0, trace.replicas
+    mask = torch.zeros(replicas, rows // replicas, device=layer.neuron.sigma.device)
+    mask[:, : rows // replicas // 2] = 1
+    return mask.flatten()
+
+
+def _held(part: LayerCotangents) -> LayerCotangents:
+    """The same, to be gone through more than once."""
+    return LayerCotangents(part.layer, list(part.chunks), part.sigma)
+
+
+def _rows(part: LayerCotangents, mask: Tensor) -> LayerCotangents:
+    """The share of some rows; noise levels are left out."""
+
+    def of(shape: torch.Size, found: Tensor) -> Tensor:
+        rows = mask.to(found.dtype).view(-1, *(1,) * (len(shape) - 1))
+        return found * rows
+
+    chunks = [(segment, steps, of(segment.shape, x)) for segment, steps, x in part.chunks]
+    return LayerCotangents(part.layer, chunks)
+
+
+def _less(one: Mapping[Tensor, Tensor], other: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    nothing = torch.zeros(())
+    return {p: one.get(p, nothing) - other.get(p, nothing) for p in {**one, **other}}
+
+
+def _add(total: dict[Tensor, Tensor], more: Mapping[Tensor, Tensor], weight: float) -> None:
+    if weight:
+        for parameter, gradient in more.items():
+            held = total.get(parameter)
+            total[parameter] = gradient * weight if held is None else held + gradient * weight

@@ -1,0 +1,210 @@
+"""What stands for a layer's spikes in the graph of whatever reads them.
+
+A noisy neuron's spikes have no derivative, and no gradient is written through them. But where the
+loss has a derivative in the spikes, an estimator may ask for it (see `nit_snn.estimators.credit`).
+A backward pass that *collects* goes from the losses to the spikes of the last layer, and further:
+
+- "last": no further.
+- "layers": `f_t = g_t phi(a_t) / sigma`, with g_t the derivative in the spikes, goes on to the
+  currents of the same step, and so from layer to layer within a time step.
+- "time": `f_t = g_t phi(a_t) / sigma + E_t f_{t+1}`, with E_t the derivative of the next drift in
+  this one, through the membrane and through its reset.
+
+Any other backward pass stops at the spikes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+REACHES = ("last", "layers", "time")
+
+
+@dataclass(eq=False)
+class Ledger:
+    """Whether a backward pass collects, and how far it goes.
+
+    Attributes:
+        reach: One of `REACHES`.
+        anchor: A scalar that every node leads to, so that a backward pass to it visits all.
+        collecting: Whether a backward pass is to collect, or to be stopped.
+    """
+
+    reach: str
+    anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
+    collecting: bool = False
+
+    def collect(self, losses: Tensor) -> None:
+        """One backward pass from the losses to all spikes that they depend on; writes no `.grad`.
+
+        Args:
+            losses: Of any shape, with a graph; their sum is differentiated.
+        """
+        self.collecting = True
+        try:
+            torch.autograd.grad(losses.sum(), self.anchor, retain_graph=True, allow_unused=True)
+        finally:
+            self.collecting = False
+
+
+@dataclass(eq=False, slots=True)
+class NodeState:
+    """One segment, as its node in the graph knows it; (N, *), or (T, N, *) for several steps.
+
+    The graph holds it, so it holds nothing that has a graph: that would never be freed.
+
+    Attributes:
+        ledger: That of the pass.
+        several: Whether its tensors have a dimension of time.
+        gains: Factors of the currents that the node leads to.
+        density: phi(a) / sigma; set before collecting, as the next two.
+        chain: E, where time is followed.
+        read: The derivative of the membrane as it is handed out in the drift.
+        spike_gradient: g, once collected.
+        membrane_gradient: The loss's derivative in the membrane that was handed out, (N, *); of
+            several steps, the last one's.
+        drift_gradient: f, likewise.
+    """
+
+    ledger: Ledger
+    several: bool
+    gains: tuple[float | Tensor, ...] = ()
+    density: Tensor | None = None
+    chain: Tensor | None = None
+    read: Tensor | float = 1.0
+    spike_gradient: Tensor | None = None
+    membrane_gradient: Tensor | None = None
+    drift_gradient: Tensor | None = None
+
+    def collect(self, spikes: Tensor | None, membrane: Tensor | None, later: Tensor | None) -> None:
+        """Takes the derivatives that have arrived, and makes f of them.
+
+        Args:
+            spikes: In the spikes.
+            membrane: In the membranes.
+            later: f of the step after the last one, (N, *), if time is followed.
+        """
+        self.spike_gradient, self.membrane_gradient = spikes, membrane
+        found = None
+        if spikes is not None and self.density is not None:
+            found = spikes * self.density.to(spikes.dtype)
+        if membrane is not None:
+            own = membrane * self.read
+            if self.several:
+                found = torch.zeros_like(self.density) if found is None else found
+                found[-1] += own
+            else:
+                found = own if found is None else found.add_(own)
+        if self.chain is not None and (later is not None or (found is not None and self.several)):
+            if found is None:
+                found = torch.zeros_like(self.chain)
+            steps = found if self.several else found[None]
+            chain = self.chain if self.several else self.chain[None]
+            for t in range(len(steps) - 1, -1, -1):
+                if later is not None:
+                    steps[t].addcmul_(later, chain[t])
+                later = steps[t]
+        self.drift_gradient = found
+
+
+def emit(
+    spikes: Tensor,
+    membrane: Tensor | None,
+    state: NodeState,
+    handle: Tensor | None,
+    graphs: list[Tensor],
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Puts a segment's node into the graph.
+
+    Args:
+        spikes: (N, *) or (T, N, *), without a graph; they get one in place.
+        membrane: As it is handed out, likewise; None if nobody may read it.
+        state: What the node knows.
+        handle: That of the segment that left the membrane which this one starts from.
+        graphs: What leads to further layers: the currents, or the drift itself, with
+            `state.gains` as their factors.
+
+    Returns:
+        The spikes and the membrane, with a graph for whatever reads them, and this segment's
+        handle.
+    """
+    with torch.enable_grad():
+        found = _Spikes.apply(spikes, membrane, state, state.ledger.anchor, handle, *graphs)  # type: ignore[no-untyped-call]
+    return found[0], None if membrane is None else found[1], found[-1]
+
+
+class _Spikes(torch.autograd.Function):
+    """The handle is zeros that take no memory; its derivative is f of the next step."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        spikes: Tensor,
+        membrane: Tensor | None,
+        state: NodeState,
+        anchor: Tensor,
+        handle: Tensor | None,
+        *graphs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.state, ctx.reads, ctx.count = state, membrane is not None, len(graphs)
+        ctx.set_materialize_grads(False)
+        last = spikes[-1] if state.several else spikes
+        own = last.new_zeros(()).expand(last.shape)
+        # In place, and not views, which could not be written to.
+        changed = (spikes,) if membrane is None else (spikes, membrane)
+        ctx.mark_dirty(*changed)
+        return *changed, own
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        state: NodeState = ctx.state
+        if not state.ledger.collecting:
+            return (None,) * (5 + ctx.count)
+        state.collect(gradients[0], gradients[1] if ctx.reads else None, gradients[-1])
+        found, first = state.drift_gradient, None
+        if state.ledger.reach == "last":
+            found = None
+        if found is not None and ctx.needs_input_grad[4]:
+            first = found[0] if state.several else found
+        shares = [
+            found if found is None or (isinstance(gain, float) and gain == 1.0) else found * gain
+            for gain in state.gains
+        ]
+        return None, None, None, torch.zeros(()), first, *shares
+
+
+def collected_through(x: Tensor, ledger: Ledger) -> Tensor:
+    """`x` itself, with a graph that only a backward pass that collects gets through."""
+    found: Tensor = _Gate.apply(x, ledger)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ledger: Ledger) -> Tensor:
+        ctx.ledger = ledger
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return gradient if ctx.ledger.collecting else None, None
+
+
+def leads_to_spikes_alone(x: Tensor) -> bool:
+    """Whether the graph of `x` ends at emitted spikes: no gradient is written through it."""
+    if x._backward_hooks or x.retains_grad:
+        return False
+    nodes, seen = [x.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen or node.name() == "_SpikesBackward":
+            continue
+        if node.name() == "torch::autograd::AccumulateGrad":
+            return False
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+    return x.grad_fn is not None
