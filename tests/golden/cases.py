@@ -749,12 +749,8 @@ case(
     opts(4, 233, False, "layers", rule="nit-s", antithetic=True),
     dtype=DOUBLE,
 )
-case(
-    "leaky-nit-s-time",
-    looped("subtract", sizes=(5, 8, 3)),
-    cross_entropy,
-    opts(4, 34, True, "time", rule="nit-s"),
-)
+# No case of NIT-S with credit "time": since commit 7aa0648 its coefficients are followed through
+# time, another control variate of the same expectation.
 case(
     "leaky-nit-s-learned-shared-sigma",
     explicit("zero"),
@@ -1415,12 +1411,6 @@ case(
     multi(lambda: lif(None), "repeat"),
     cross_entropy,
     opts(4, 120, False, "readout", rule="nit-s", recompute=True),
-)
-case(
-    "lif-hard-m-nit-s-time",
-    multi(lif, "repeat"),
-    cross_entropy,
-    opts(4, 165, True, "time", rule="nit-s"),
 )
 case(
     "lif-soft-m-general-nit-s-layers",
