@@ -26,11 +26,9 @@ class Recorder(Protocol):
     """
 
     learns: bool
+    guards: bool
     pending: bool
     binary: Collection[NoisyNeuron]
-
-    @property
-    def guards(self) -> bool: ...
 
     def step(self, neuron: NoisyNeuron, update: MembraneUpdate) -> Moved:
         """Takes one step of a neuron, or several, with noise."""
@@ -51,6 +49,10 @@ class Recorder(Protocol):
     def emit(self, neuron: NoisyNeuron, spikes: Tensor) -> Tensor:
         """Sees spikes that the framework's neuron has decided on, and hands them on."""
         ...
+
+
+#: What a recorder leaves on a neuron while a pass runs.
+FLEETING = ("_recorder", "_known_rule", "_decided", "_grades")
 
 
 class NoisyNeuron(nn.Module):
@@ -207,13 +209,22 @@ class NoisyNeuron(nn.Module):
         if not self._learning:
             yield
             return
-        if not torch.is_grad_enabled():
-            raise RecordingError(
-                "learner.record() needs grad mode for whatever lies between two noisy layers. "
-                "Run the network inside it without torch.no_grad() or inference_mode()."
-            )
+        check_grad_mode()
         with torch.no_grad():
             yield
+
+
+def check_grad_mode() -> None:
+    """Graphs are made, as a recorded pass needs them.
+
+    Raises:
+        RecordingError: They are not.
+    """
+    if not torch.is_grad_enabled():
+        raise RecordingError(
+            "learner.record() needs grad mode for whatever lies between two noisy layers. "
+            "Run the network inside it without torch.no_grad() or inference_mode()."
+        )
 
 
 def _broadcasts_to(shape: torch.Size, target: torch.Size) -> bool:

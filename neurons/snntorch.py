@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..compat import require
 from ..dynamics.lif import (
@@ -19,16 +18,15 @@ from ..dynamics.lif import (
     alpha_charge,
     lapicque_charge,
     leaky_charge,
+    number,
     synaptic_current,
 )
-from .base import NoisyNeuron
-from .guard import guarded, unguarded
+from .base import NoisyNeuron, check_grad_mode
+from .guard import GuardedMembrane, guarded, unguarded
 
 require("snntorch", extra="snntorch")
 
 import snntorch as snn  # noqa: E402
-
-_ONES: MutableMapping[Tensor, tuple[int, bool]] = WeakTensorKeyDictionary()
 
 
 class _NoisyLIF(NoisyNeuron):
@@ -52,6 +50,7 @@ class _NoisyLIF(NoisyNeuron):
     reset_delay: bool
     _states: tuple[str, ...] = ("mem",)
     _decided: Tensor | None = None
+    _grades: bool | None = None
     _known_rule: tuple[Any, MembraneRule] | None = None
 
     def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
@@ -68,17 +67,19 @@ class _NoisyLIF(NoisyNeuron):
         vars(self)["state_function"] = own
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        recorder = self._recorder
-        if recorder is None:
+        if type(self.mem) is GuardedMembrane:
             self.mem = unguarded(self.mem, self)
-            return super().forward(*args, **kwargs)
-        self.mem = unguarded(self.mem, self)
         # The current comes first; what follows are states.
-        args = (*args[:1], *(unguarded(x, self) for x in args[1:]))
-        kwargs = {k: x if k == "input_" else unguarded(x, self) for k, x in kwargs.items()}
-        with self._cut():
+        if GuardedMembrane in map(type, args[1:]) or kwargs:
+            args = (*args[:1], *(unguarded(x, self) for x in args[1:]))
+            kwargs = {k: x if k == "input_" else unguarded(x, self) for k, x in kwargs.items()}
+        recorder = self._recorder
+        if recorder is None or not recorder.learns:
+            return super().forward(*args, **kwargs)
+        check_grad_mode()
+        with torch.no_grad():
             output = super().forward(*args, **kwargs)
-        if recorder.learns and not getattr(self, "reset_delay", True):
+        if not getattr(self, "reset_delay", True):
             recorder.leave(self, self.mem)
         if not recorder.guards:
             return output
@@ -111,9 +112,9 @@ class _NoisyLIF(NoisyNeuron):
         if self._known_rule is not None and self._known_rule[0] is recorder:
             return self._known_rule[1]
         rule = MembraneRule(
-            self.threshold,
+            number(self.threshold),
             lif=self._lif,
-            carry=self._carry,
+            carry=number(self._carry),
             wiped=self.reset_mechanism == "zero",
             jump=self._jump,
             delayed=self.reset_mechanism != "none",
@@ -220,7 +221,9 @@ class _NoisyLIF(NoisyNeuron):
             spike = self._emit(self.spike_grad(mem - self.threshold).to(mem.dtype))
         # A learnable factor belongs to the block behind the neuron, which has a graph.
         factor = self.graded_spikes_factor
-        if _is_one(factor):
+        if self._grades is None:
+            self._grades = bool(factor.requires_grad or (factor != 1).any())
+        if not self._grades:
             return spike
         with torch.set_grad_enabled(factor.requires_grad or spike.requires_grad):
             return spike * factor
@@ -256,7 +259,7 @@ class NoisyLeaky(_NoisyLIF, snn.Leaky):
 
     @property
     def _lif(self) -> Lif:
-        decay, learns = self.beta.clamp(0, 1), self.beta.requires_grad
+        decay, learns = number(self.beta.clamp(0, 1)), self.beta.requires_grad
         return Lif(self._delayed(zero="hard"), decay, learns=learns)
 
     def _after_reset(self, charged: Tensor) -> Tensor:
@@ -284,9 +287,9 @@ class NoisyLapicque(_NoisyLIF, snn.Lapicque):
 
     @property
     def _lif(self) -> Lif:
-        decay = 1 - self.time_step / (self.R * self.C)
+        decay = number(1 - self.time_step / (self.R * self.C))
         learns = any(p.requires_grad for p in (self.R, self.C, self.time_step))
-        return Lif(self._delayed(zero="whole"), decay, self.time_step / self.C, learns)
+        return Lif(self._delayed(zero="whole"), decay, number(self.time_step / self.C), learns)
 
     @property
     def _gain(self) -> float | Tensor:
@@ -394,7 +397,7 @@ class NoisyRLeaky(_NoisyLIF, snn.RLeaky):
 
     @property
     def _lif(self) -> Lif:
-        decay, learns = self.beta.clamp(0, 1), self.beta.requires_grad
+        decay, learns = number(self.beta.clamp(0, 1)), self.beta.requires_grad
         return Lif(self._delayed(zero="whole"), decay, learns=learns)
 
     @property
@@ -439,17 +442,6 @@ NOISY = {
 
 #: Methods of the framework's neurons that a noisy one never calls, and where it does their work.
 REPLACED = ("_base_state_function", "_base_sub", "_base_zero", "_base_int"), "_noisy_state"
-
-
-def _is_one(factor: Tensor) -> bool:
-    """Whether it is a constant 1; looked up once, since a GPU would have to be waited for."""
-    if factor.requires_grad:
-        return False
-    version, found = _ONES.get(factor, (-1, False))
-    if version != factor._version:
-        found = bool((factor == 1).all())
-        _ONES[factor] = (factor._version, found)
-    return found
 
 
 def spikes_at_threshold(spike: Callable[[Tensor], Tensor]) -> bool:

@@ -20,6 +20,7 @@ from ..dynamics.lif import (
     hard_reset,
     if_charge,
     lif_charge,
+    number,
     plif_charge,
     soft_reset,
 )
@@ -74,7 +75,7 @@ class _NoisyNode(NoisyNeuron):
         level = self.v_reset or 0.0
         reset = "soft" if self.v_reset is None else "hard"
         dynamics = Dynamics(rest=level, v_reset=level, reset=reset, or_equal=True)
-        return Lif(dynamics, self._carry, self._gain)
+        return Lif(dynamics, number(self._carry), number(self._gain))
 
     def _jump(self, membrane: Tensor | float) -> float | Tensor:
         """What a spike adds to the next drift, from the membrane without it."""
@@ -92,7 +93,7 @@ class _NoisyNode(NoisyNeuron):
             self.v_threshold,
             or_equal=True,
             lif=self._lif,
-            carry=self._carry,
+            carry=number(self._carry),
             wiped=self.v_reset is not None,
             jump=self._jump,
             leave=self._after_reset,

@@ -349,7 +349,7 @@ def skipped_layer() -> None:
 
 def ran_twice() -> None:
     net = spiking()
-    learner = attach(net, causal=True)
+    learner = attach(net, per_step_losses=True)
     with learner.record():
         x = learner.expand(X)
         out = net[3](net[2](net[1](net[0](x)) + net[1](net[0](x))))
@@ -378,8 +378,8 @@ def batch_norm_in_replay() -> None:
 
 
 def skip_of(x: Tensor, losses: Callable[[Tensor], Tensor], net: nn.Module, **options: Any) -> None:
-    """With `nonfinite="skip"` nothing is written to `.grad`, and the next batch is learned from."""
-    learner = attach(net, nonfinite="skip", **options)
+    """With `on_nonfinite="skip"` nothing is written to `.grad`, and the next batch is learned from."""
+    learner = attach(net, on_nonfinite="skip", **options)
     for p in net.parameters():
         p.grad = torch.ones_like(p)
     train(learner, x, losses)
@@ -498,12 +498,12 @@ def inside(act: Callable[[NITLearner], object]) -> None:
 
 
 def option_changed() -> None:
-    attach(control="readout").control = "none"
+    attach(credit="readout", residual=1).control = "none"
 
 
 def reset_changed() -> None:
     net = spiking(nn.Linear(4, 3), leaky(reset_mechanism="zero"))
-    learner = attach(net, conditional=True)
+    learner = attach(net, conditional="SPIKEONLY")
     net[1].reset_mechanism = "subtract"
     train(learner)
 
@@ -724,7 +724,7 @@ CASES = [
     Case(A, "`sigma_bounds=(1,)`", lambda: attach(sigma_bounds=(1,)), AttachError, ("(1,)",)),
     Case(A, "`weight_bounds=3`", lambda: attach(weight_bounds=3), AttachError, ("smallest", "3")),
     Case(
-        A, "`memory_limit='1GB'`", lambda: attach(memory_limit="1GB"), AttachError, ("bytes", "1GB")
+        A, "`memory_budget='1GB'`", lambda: attach(memory_budget="1GB"), AttachError, ("bytes", "1GB")
     ),
     Case(
         A,
@@ -740,11 +740,11 @@ CASES = [
         AttachError,
         ("target_snr",),
     ),
-    Case(A, "`nonfinite='ignore'`", lambda: attach(nonfinite="ignore"), AttachError, ("'skip'",)),
+    Case(A, "`on_nonfinite='ignore'`", lambda: attach(on_nonfinite="ignore"), AttachError, ("'skip'",)),
     Case(
         A,
         "`distributed` without a process group",
-        lambda: attach(distributed="replicas"),
+        lambda: attach(shard="replicas"),
         AttachError,
         ("init_process_group",),
     ),
@@ -766,9 +766,9 @@ CASES = [
     Case(
         A,
         "`nonfinite` set to a policy that there is not",
-        lambda: setattr(attach(), "nonfinite", "ignore"),
+        lambda: setattr(attach(), "on_nonfinite", "ignore"),
         AttachError,
-        ("nonfinite", "'skip'", "ignore"),
+        ("on_nonfinite", "'skip'", "ignore"),
     ),
     Case(
         A,
@@ -1007,7 +1007,7 @@ CASES = [
     Case(
         L,
         "per time step where they should not be",
-        lambda: train(attach(causal=True), losses=lambda out: out.sum(1)),
+        lambda: train(attach(per_step_losses=True), losses=lambda out: out.sum(1)),
         LossError,
         ("(T, 10)", "got (10,)"),
     ),
@@ -1036,7 +1036,7 @@ CASES = [
     Case(
         L,
         "no derivative in any spike, with `control`",
-        lambda: train(attach(spiking(), control="readout"), losses=lambda out: out.sum(1).detach()),
+        lambda: train(attach(spiking(), credit="readout", residual=1), losses=lambda out: out.sum(1).detach()),
         LossError,
         ("derivative", "control='none'"),
     ),
@@ -1079,7 +1079,7 @@ CASES = [
     ),
     Case(
         N,
-        "NaN in the losses, `nonfinite='skip'`",
+        "NaN in the losses, `on_nonfinite='skip'`",
         lambda: skip_of(X, lambda out: out.sum(1) * NAN, noisy()),
         "the batch is left out and counted in `learner.skipped`; `.grad` stays as it was",
     ),
@@ -1099,7 +1099,7 @@ CASES = [
     ),
     Case(
         N,
-        "the same, `nonfinite='skip'`",
+        "the same, `on_nonfinite='skip'`",
         lambda: skip_of(with_nan(X), lambda out: out.sum(1), spiking()),
         "the batch is left out and counted, `.grad` stays as it was, and bad membranes are reset",
     ),
@@ -1112,8 +1112,8 @@ CASES = [
     ),
     Case(
         N,
-        "NaN in a weight, `nonfinite='skip'`",
-        lambda: train(attach(changed(noisy(), "fc2.weight", NAN), nonfinite="skip")),
+        "NaN in a weight, `on_nonfinite='skip'`",
+        lambda: train(attach(changed(noisy(), "fc2.weight", NAN), on_nonfinite="skip")),
         NonFiniteWeightError,
         ("fc2.weight",),
     ),

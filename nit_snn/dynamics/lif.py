@@ -212,17 +212,15 @@ def noisy_step(
     Returns:
         The membrane before it fires, (N, *).
     """
-    dynamics = lif.dynamics
+    dynamics, decay, gain = lif.dynamics, lif.decay, lif.gain
     reset = dynamics.reset if dynamics.delayed else "none"
-    level = number(threshold)
     if fired is None or reset == "none":
-        fired = state if reset == "none" else spikes_of(state, level, dynamics.or_equal)
+        fired = state if reset == "none" else spikes_of(state, threshold, dynamics.or_equal)
     if reset == "hard":
         apart = state - dynamics.v_reset if dynamics.v_reset else state
         state = torch.addcmul(state, apart, fired, value=-1)
     if dynamics.rest:
         state = state - dynamics.rest
-    decay, gain = number(lif.decay), number(lif.gain)
     if isinstance(gain, float) and gain == 1.0:
         membrane = (
             torch.add(current, state, alpha=decay)
@@ -234,11 +232,10 @@ def noisy_step(
     if dynamics.rest:
         membrane += dynamics.rest
     if reset == "soft":
-        add(membrane, fired, -level)
+        add(membrane, fired, -threshold)
     elif reset == "whole":
         membrane.addcmul_(membrane, fired, value=-1)
-    add(membrane, noise.to(membrane.dtype), number(sigma))
-    return membrane
+    return add(membrane, noise.to(membrane.dtype), sigma)
 
 
 def spikes_of(
@@ -250,7 +247,7 @@ def spikes_of(
     """
     found = torch.empty_like(membrane) if out is None else out
     compare = torch.ge if or_equal else torch.gt
-    return compare(membrane, number(threshold), out=found)
+    return compare(membrane, threshold, out=found)
 
 
 def after_reset(membrane: Tensor, fired: Tensor, lif: Lif, threshold: float | Tensor) -> Tensor:
@@ -265,11 +262,10 @@ def after_reset(membrane: Tensor, fired: Tensor, lif: Lif, threshold: float | Te
     dynamics = lif.dynamics
     if dynamics.delayed or dynamics.reset == "none":
         return membrane
-    level = number(threshold)
     if dynamics.reset == "soft":
-        if isinstance(level, Tensor):
-            return torch.addcmul(membrane, fired, level.to(membrane.dtype), value=-1)
-        return torch.add(membrane, fired, alpha=-level)
+        if isinstance(threshold, Tensor):
+            return torch.addcmul(membrane, fired, threshold.to(membrane.dtype), value=-1)
+        return torch.add(membrane, fired, alpha=-threshold)
     apart = membrane - dynamics.v_reset if dynamics.v_reset else membrane
     return torch.addcmul(membrane, apart, fired, value=-1)
 

@@ -119,8 +119,8 @@ class NoiseScore:
         assert layer.executor is not None
         for timeline, c in credit.items():
             covariance = timeline.firing.lesser if self.signs else timeline.density
-            for segment in timeline.segments:
-                own, known = timeline.part(c, segment), timeline.part(covariance, segment)
+            pairs = zip(timeline.parts(c), timeline.parts(covariance), strict=True)
+            for (segment, own), (_, known) in pairs:
                 for steps, found in layer.executor.weighted_scores(segment, weight, 1.0, False):
                     part = slice(steps.start, steps.stop) if segment.several else ...
                     yield segment, steps, torch.addcmul(found, own[part], known[part])
@@ -183,12 +183,11 @@ class SpikeScore:
                 if c is not None:
                     moved.addcmul_(c, timeline.density * firing.level)
                 total += moved.flatten(0, 1).sum_to_size(level.shape)
-            if timeline.rule.carries and any(s.origin or s.several for s in timeline.segments):
-                later = timeline.run_back(values, firing.decay * timeline.rule.carry)
+            if timeline.rule.carries and timeline.linked:
+                timeline.run_back(values, firing.decay * timeline.rule.carry)
                 if total is not None:
-                    moved = later * firing.level_decay * timeline.rule.carry
+                    moved = timeline.later(values) * firing.level_decay * timeline.rule.carry
                     total += moved.flatten(0, 1).sum_to_size(level.shape)
-            for segment in timeline.segments:
-                steps = range(segment.steps)
-                found.append((segment, steps, timeline.part(values, segment)))
+            for segment, part in timeline.parts(values):
+                found.append((segment, range(len(segment.calls)), part))
         return LayerCotangents(layer, iter(found), total)

@@ -38,15 +38,15 @@ def cotangents(layer: LayerTrace, rows: int) -> LayerCotangents:
         if read is not None:
             values += read * factor
         later = None
-        linked = any(s.origin or s.several for s in timeline.segments)
-        own = surrogate_chain(timeline) if linked else None
+        own = surrogate_chain(timeline) if timeline.linked else None
         if own is not None:
-            later = timeline.run_back(values, own)
+            timeline.run_back(values, own)
+            later = timeline.later(values) if total is not None else None
         if total is not None:
             total += _of_sigma(timeline, gradient, read, later, level)
-        for segment in timeline.segments:
-            part = timeline.part(values, segment) / rows
-            found.append((segment, range(segment.steps), part))
+        values /= rows
+        for segment, part in timeline.parts(values):
+            found.append((segment, range(len(segment.calls)), part))
     return LayerCotangents(layer, iter(found), None if total is None else total / rows)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..dynamics.executor import Moved
 from ..dynamics.lif import MembraneUpdate, perturb
 from ..errors import RecordingError
-from ..neurons.base import NoisyNeuron, noisy_neurons
+from ..neurons.base import FLEETING, NoisyNeuron, noisy_neurons
 
 
 @dataclass
@@ -103,5 +103,5 @@ def probe(net: nn.Module) -> Iterator[dict[str, Activity]]:
         yield {name: seen.activities[neuron] for name, neuron in neurons.items()}
     finally:
         for neuron in neurons.values():
-            for name in ("_recorder", "_known_rule", "_decided"):
+            for name in FLEETING:
                 vars(neuron).pop(name, None)

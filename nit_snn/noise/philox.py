@@ -31,7 +31,6 @@ class Stream:
         passes: Number of the pass, int64, of one element. It lies in the memory of the device that
             draws, so that a graph that is replayed there can count on.
         layer: Number of the layer, below 2^16.
-        layers: With noise in one layer at a time the number of layers, else 0.
         replicas: C, below 2^16; rows are replica-major.
         antithetic: Replica c + C/2 gets minus the noise of replica c.
         first_replica: Where these replicas, or the first half of antithetic ones, begin among those
@@ -41,7 +40,6 @@ class Stream:
     seed: int
     passes: Tensor
     layer: int = 0
-    layers: int = 0
     replicas: int = 1
     antithetic: bool = False
     first_replica: int = 0
@@ -102,7 +100,7 @@ def noise(stream: Stream, steps: range, rows: int, inner: int) -> Tensor:
     device = stream.passes.device
     key = mix64(mix64(stream.seed) ^ (int(stream.passes) & 0xFFFFFFFFFFFFFFFF))
     samples = max(1, rows // stream.replicas)
-    replica, sign = whose(stream, rows)
+    replica, sign = _whose(stream, rows)
     counter = (
         torch.arange(-(-inner // 4), device=device),
         torch.arange(rows, device=device)[:, None] % samples,
@@ -113,15 +111,13 @@ def noise(stream: Stream, steps: range, rows: int, inner: int) -> Tensor:
     return drawn * sign
 
 
-def whose(stream: Stream, rows: int) -> tuple[Tensor, Tensor]:
+def _whose(stream: Stream, rows: int) -> tuple[Tensor, Tensor]:
     """The replica that a row shares its noise with, and the noise's sign, each (N, 1).
 
-    The sign is -1 in the second half of antithetic replicas, and 0 where there is no noise.
+    The sign is -1 in the second half of antithetic replicas.
     """
     row = torch.arange(rows, device=stream.passes.device)[:, None]
     replica, sign = row // max(1, rows // stream.replicas), torch.ones_like(row).float()
-    if stream.layers:
-        sign *= (replica % stream.layers == stream.layer).float()
     if stream.antithetic:
         half = stream.replicas // 2
         sign = torch.where(replica >= half, -sign, sign)

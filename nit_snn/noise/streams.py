@@ -67,6 +67,9 @@ class ReplicaNoise:
         self.antithetic = antithetic
         self.ranks = ranks
         self._generators: dict[torch.device, torch.Generator] = {}
+        self._base = (-1, 0)
+        self._everywhere = replicas * ranks.sharers
+        self._first = ranks.first(replicas // 2 if antithetic else replicas)
 
     def draw(
         self,
@@ -100,23 +103,19 @@ class ReplicaNoise:
             dtype=torch.float64 if dtype == torch.float64 else torch.float32,
             device=device,
         )
-        generator = self._generator(device)
+        generator = self._generators.get(device)
+        if generator is None:
+            generator = self._generators[device] = torch.Generator(device)
         drawn = self.replicas // 2 if self.antithetic else self.replicas
-        base = mix64(mix64(self.seed) ^ index)
-        everywhere = self.replicas * self.ranks.sharers
-        first = (call * layers + layer) * everywhere + self.ranks.first(drawn)
-        for replica in range(drawn):
-            stream = first + replica
-            generator.manual_seed(stream_seed(base, stream))
-            noise[replica].normal_(generator=generator)
+        if self._base[0] != index:
+            self._base = (index, mix64(mix64(self.seed) ^ index))
+        first = (call * layers + layer) * self._everywhere + self._first
+        for stream, own in enumerate(noise[:drawn].unbind(0), first):
+            generator.manual_seed(stream_seed(self._base[1], stream))
+            own.normal_(generator=generator)
         if self.antithetic:
             torch.neg(noise[:drawn], out=noise[drawn:])
         return noise.flatten(0, 1)
-
-    def _generator(self, device: torch.device) -> torch.Generator:
-        if device not in self._generators:
-            self._generators[device] = torch.Generator(device)
-        return self._generators[device]
 
 
 def mix64(x: int) -> int:
@@ -127,17 +126,14 @@ def mix64(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def _mix32(x: int) -> int:
-    """The finaliser of MurmurHash3 (Appleby): a bijection on 32 bits."""
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _MASK32
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _MASK32
-    return x ^ (x >> 16)
-
-
 def stream_seed(base: int, stream: int) -> int:
     """Seed of one stream of a pass.
 
-    torch's CPU generator keeps the low 32 bits of a seed only. A bijection of
-    `base + stream` makes them different for all streams of a pass, which a hash would not.
+    torch's CPU generator keeps the low 32 bits of a seed only. A bijection of `base + stream`, the
+    finaliser of MurmurHash3 (Appleby), makes them different for all streams of a pass, which a hash
+    would not.
     """
-    return (base & ~_MASK32) | _mix32((base + stream) & _MASK32)
+    x = (base + stream) & _MASK32
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _MASK32
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _MASK32
+    return (base & ~_MASK32) | (x ^ (x >> 16))

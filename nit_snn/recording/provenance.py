@@ -45,8 +45,10 @@ def find(tensor: Tensor, kind: type[Kind]) -> Kind | None:
     None if there is none, or if the tensor was written to since.
     """
     held = getattr(tensor, _MARKS, None)
-    entry = None if not held else held.get(kind)
+    entry = None if held is None else held.get(kind)
     if entry is None:
+        if not tensor._is_view():
+            return None
         base = reshaped_from(tensor)
         held = getattr(base, _MARKS, None)
         entry = None if not held else held.get(kind)

@@ -19,7 +19,7 @@ from ..dynamics.executor import Executor, Moved, Steps
 from ..dynamics.lif import MembraneUpdate
 from ..dynamics.needs import Needs
 from ..errors import RecordingError
-from ..neurons.base import NoisyNeuron
+from ..neurons.base import FLEETING, NoisyNeuron
 from ..noise.layer_noise import LayerNoise
 from ..noise.streams import Noise
 from ..validation.passes import check_current, check_noisy, check_rows, warn_of_delayed_reset
@@ -76,15 +76,12 @@ class Recorder:
         }
         ledger = None if needs.reach is None else Ledger(needs.reach)
         self.trace = PassTrace(layers, noise, ledger=ledger, budget=budget or MemoryBudget())
+        self.guards = needs.guarded  # membranes may be read by nobody while the pass is pending
+        self._summed = needs.plain and not needs.apart
         self._handles: dict[Segment, Tensor] = {}
 
     def __reduce__(self) -> NoReturn:
         refuse_copy()
-
-    @property
-    def guards(self) -> bool:
-        """Whether membranes may be read by nobody while the pass is pending."""
-        return self.needs.guarded
 
     @contextmanager
     def running(self, taps: list[SynapseTap]) -> Iterator[None]:
@@ -103,7 +100,7 @@ class Recorder:
             for tap in taps:
                 tap.remove()
             for neuron in layers:
-                for name in ("_recorder", "_known_rule", "_decided"):
+                for name in FLEETING:
                     vars(neuron).pop(name, None)
             self._handles = {}
 
@@ -125,8 +122,10 @@ class Recorder:
         closed = closed and state is not None and not state.requires_grad
         drift = None
         if closed:
-            first, *others = (current.value.detach() for current in update.currents)
-            current = sum(others, first)
+            first, *others = update.currents
+            current = first.value.detach()
+            for other in others:
+                current = current + other.value.detach()
             if update.several and len(inputs) == 1 and inputs[0].static:
                 current = current[:1]
         elif update.several:
@@ -245,13 +244,11 @@ class Recorder:
 
     def _keep(self, layer: LayerTrace, segment: Segment, executor: Executor) -> None:
         """Remembers a segment, with the one before if their scores can be summed."""
-        taught = segment.drift is not None or layer.neuron.sigma.requires_grad
-        taught = taught or any(i.source is not None or i.graph is not None for i in segment.inputs)
-        if not (taught or self.needs.firing):
+        levels = layer.neuron.sigma.requires_grad
+        if not (self.needs.firing or levels or segment.teaches):
             return
         last = layer.segments[-1] if layer.segments else None
-        summed = self.needs.plain and not (self.needs.apart or layer.neuron.sigma.requires_grad)
-        if last is not None and summed and last.absorbs(segment):
+        if self._summed and last is not None and not levels and last.absorbs(segment):
             executor.absorb(last, segment)
             last.calls += segment.calls
             return

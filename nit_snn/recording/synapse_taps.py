@@ -9,10 +9,11 @@ layer's own) leaves the output unmarked, and the general route does its work.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,11 @@ from ..gradients.synapses.linear import linear_gradient
 from .expansion import Expansion
 from .memory_budget import MemoryBudget
 from .packed_spikes import PackedSpikes, SpikeTrain, is_emitted, pack, saved_as_bits
-from .provenance import Seen, find, mark, repeats_over_time
+from .provenance import find, mark, repeats_over_time
 from .spike_node import leads_to_spikes_alone
 
 _SAMPLE = 4096
+_VERSION = operator.attrgetter("_version")
 
 
 @dataclass(eq=False, slots=True)
@@ -197,11 +199,19 @@ class SynapseCall:
 
 @dataclass(eq=False)
 class _LastCall:
-    """The last call of a tap with an input from outside, in case the same one comes again."""
+    """The last call of a tap with an input from outside, in case the same one comes again.
 
-    seen: list[Seen]
+    Attributes:
+        key: Which tensors the layer had, in which versions.
+        held: These tensors: while they are held, no others have their numbers.
+        sample: Some values of the input.
+        output: What came out.
+        call: What is known of it.
+    """
+
+    key: tuple[Any, ...]
+    held: list[Tensor]
     sample: Tensor
-    autocast: bool
     output: Tensor
     call: SynapseCall
 
@@ -259,13 +269,18 @@ class SynapseTap:
             call.calls = 1
             mark(output, call)
             return output
+        held = [x, *filter(_is_tensor, self.module._parameters.values())]
+        # Built-in functions alone: this is asked at every step.
+        key = (
+            torch.is_autocast_enabled(x.device.type),
+            *map(id, held),
+            *map(_VERSION, held),
+            *map(Tensor.data_ptr, held),
+        )
         last = self._last
-        if last is None or not self._same(last, x):
+        if last is None or last.key != key or not torch.equal(last.sample, _sample(x)):
             output, call = self._compute(x, emitted)
-            held = [x, *(p for p in self.module._parameters.values() if p is not None)]
-            autocast = torch.is_autocast_enabled(x.device.type)
-            seen = [Seen(tensor) for tensor in held]
-            self._last = last = _LastCall(seen, _sample(x), autocast, output, call)
+            self._last = last = _LastCall(key, held, _sample(x).clone(), output, call)
             if call.static:
                 self._made.append(call)
         last.call.calls += 1
@@ -277,25 +292,16 @@ class SynapseTap:
         mark(output, last.call)
         return output
 
-    def _same(self, last: _LastCall, x: Tensor) -> bool:
-        """Whether the layer would compute what it did."""
-        held = [x, *(p for p in self.module._parameters.values() if p is not None)]
-        return (
-            len(held) == len(last.seen)
-            and all(seen.matches(tensor) for seen, tensor in zip(last.seen, held, strict=True))
-            and last.autocast == torch.is_autocast_enabled(x.device.type)
-            and torch.equal(last.sample, _sample(x))
-        )
-
     def _fast(self, x: Tensor) -> bool:
         """Whether the layer's own gradient function says all that the graph would."""
+        module = self.module
         return (
             torch.is_grad_enabled()
             # Else more parameters lie before this layer.
             and (not x.requires_grad or leads_to_spikes_alone(x))
-            and not self.module._backward_hooks
-            and not self.module._backward_pre_hooks
-            and all(p is None or p.is_leaf for p in self.module._parameters.values())
+            and not module._backward_hooks
+            and not module._backward_pre_hooks
+            and all(map(_is_leaf, module._parameters.values()))
         )
 
     def _compute(self, x: Tensor, emitted: bool) -> tuple[Tensor, SynapseCall]:
@@ -339,9 +345,9 @@ class SynapseTap:
 
     def _current_parameters(self) -> dict[str, Tensor | None]:
         """The layer's parameters as they are now; one and the same mapping while they stay."""
-        now = self.module._parameters
-        held = self._parameters
-        if held.keys() != now.keys() or any(held[name] is not now[name] for name in now):
+        now, held = self.module._parameters, self._parameters
+        same = held.keys() == now.keys() and all(map(operator.is_, held.values(), now.values()))
+        if not same:
             self._parameters = dict(now)
         return self._parameters
 
@@ -388,4 +394,12 @@ def _sample(tensor: Tensor) -> Tensor:
     if tensor.device.type != "cpu":
         return torch.empty(0)
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()[:1].flatten()
-    return flat[:: max(1, flat.numel() // _SAMPLE)].clone()
+    return flat[:: max(1, flat.numel() // _SAMPLE)]
+
+
+def _is_tensor(parameter: Tensor | None) -> bool:
+    return parameter is not None
+
+
+def _is_leaf(parameter: Tensor | None) -> bool:
+    return parameter is None or parameter.is_leaf

@@ -7,10 +7,10 @@ estimators work on whole layers.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -81,6 +81,16 @@ class Segment(Steps):
     def steps(self) -> int:
         return len(self.calls)
 
+    @property
+    def teaches(self) -> bool:
+        """Whether any parameter's gradient can be made of it."""
+        if self.drift is not None:
+            return True
+        for each in self.inputs:
+            if each.source is not None or each.graph is not None:
+                return True
+        return False
+
     def absorbs(self, other: Segment) -> bool:
         """Whether the noise of both may be summed before it meets the presynaptic activity."""
         return (
@@ -108,8 +118,8 @@ class Timeline:
         self.spans: dict[Segment, range] = {}
         start = 0
         for segment in segments:
-            self.spans[segment] = range(start, start + segment.steps)
-            start += segment.steps
+            self.spans[segment] = range(start, start + len(segment.calls))
+            start += len(segment.calls)
         self.steps = start
         self.rule = segments[0].rule
         self._firing: Firing | None = None
@@ -135,32 +145,41 @@ class Timeline:
             self._density = self.firing.density / sigma
         return self._density
 
-    def earlier(self, segment: Segment) -> int | None:
-        """The step that left the membrane which a segment starts from; None if none did."""
-        found = None if segment.origin is None else self.spans.get(segment.origin)
-        return None if found is None else found.stop - 1
+    @cached_property
+    def before(self) -> list[int | None]:
+        """For each step the one that left the membrane which it starts from; None if none did."""
+        found: list[int | None] = []
+        for segment in self.segments:
+            span = self.spans.get(segment.origin) if segment.origin is not None else None
+            found.append(None if span is None else span.stop - 1)
+            found.extend(range(len(found) - 1, len(found) - 1 + len(segment.calls) - 1))
+        return found
 
-    def run_back(self, values: Tensor, chain: Tensor) -> Tensor:
+    @property
+    def linked(self) -> bool:
+        """Whether any step starts from a membrane that another one left."""
+        return any(step is not None for step in self.before)
+
+    def run_back(self, values: Tensor, chain: Tensor) -> None:
         """`f_t = values_t + E_t f_{t+1}`, backwards in time over each neuron's own steps, in place.
 
         Args:
             values: (T, N, *).
             chain: E, the derivative of a step's drift in the one before, at the one before.
-
-        Returns:
-            f_{t+1} of each t, zero where no step follows.
         """
-        later = torch.zeros_like(values)
-        for segment in reversed(self.segments):
-            span = self.spans[segment]
-            for t in range(span.stop - 1, span.start - 1, -1):
-                values[t].addcmul_(later[t], chain[t])
-                if t > span.start:
-                    later[t - 1] += values[t]
-            before = self.earlier(segment)
+        each, factors = values.unbind(0), chain.unbind(0)
+        for step in range(self.steps - 1, -1, -1):
+            before = self.before[step]
             if before is not None:
-                later[before] += values[span.start]
-        return later
+                each[before].addcmul_(each[step], factors[before])
+
+    def later(self, values: Tensor) -> Tensor:
+        """Of each step the value of the one that starts from its membrane, or their sum."""
+        found = torch.zeros_like(values)
+        for step, before in enumerate(self.before):
+            if before is not None:
+                found[before] += values[step]
+        return found
 
     @property
     def firing(self) -> Firing:
@@ -183,10 +202,28 @@ class Timeline:
             )
         return found
 
-    def part(self, values: Tensor, segment: Segment) -> Tensor:
-        """A segment's share of (T, N, *), in its own shape."""
-        span = self.spans[segment]
-        return values[span.start : span.stop] if segment.several else values[span.start]
+    def joined(self, values: list[Tensor | None]) -> Tensor:
+        """What each segment has, end to end; zero where it has nothing."""
+        like = self.firing.spike
+        if all(value is None for value in values):
+            return torch.zeros_like(like)
+        shapes = (own.shape for _, own in self.parts(like))
+        found = [
+            like.new_zeros(shape) if value is None else value.to(like.dtype)
+            for value, shape in zip(values, shapes, strict=True)
+        ]
+        joined = _stacked(self.segments, found)
+        return joined.clone() if len(found) == 1 else joined
+
+    def parts(self, values: Tensor) -> Iterable[tuple[Segment, Tensor]]:
+        """Each segment and its share of (T, N, *), in its own shape."""
+        if not any(segment.several for segment in self.segments):
+            return zip(self.segments, values.unbind(0), strict=True)
+        spans = ((segment, self.spans[segment]) for segment in self.segments)
+        return (
+            (segment, values[span.start : span.stop] if segment.several else values[span.start])
+            for segment, span in spans
+        )
 
 
 @dataclass(eq=False, slots=True)
@@ -235,7 +272,10 @@ class LayerTrace:
         """What left `state` behind, if one of its segments did."""
         if state is None:
             return None
-        return next((left for left in reversed(self.left) if left.state.matches(state)), None)
+        for left in reversed(self.left):
+            if left.state.matches(state):
+                return left
+        return None
 
     @property
     def timelines(self) -> list[Timeline]:
@@ -299,9 +339,11 @@ class PassTrace:
         self.layers, self.held, self.ledger = {}, [], None
 
 
-def _stacked(segments: list[Segment], values: list[Tensor | None]) -> Tensor:
+def _stacked(segments: list[Segment], values: list[Tensor]) -> Tensor:
     """(T, N, *) from what each segment has; a single one of several steps is not copied."""
-    found = [v if s.several else v.unsqueeze(0) for s, v in zip(segments, values, strict=True)]  # type: ignore[union-attr]
+    if not any(segment.several for segment in segments):
+        return torch.stack(values)
+    found = [v if s.several else v[None] for s, v in zip(segments, values, strict=True)]
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
@@ -310,7 +352,3 @@ def rows_first(weight: Tensor, like: Tensor) -> Tensor:
     weight = weight.to(like.dtype)
     weight = weight if weight.dim() == 2 else weight.unsqueeze(0)
     return weight.reshape(*weight.shape, *(1,) * (like.dim() - 2))
-
-
-def numel(shape: torch.Size) -> int:
-    return math.prod(shape)

@@ -15,9 +15,7 @@ from .defender import Defender
 #: What is tried of the likelihood ratio, the sharpest first.
 _LR: tuple[dict[str, Any], ...] = (
     {"conditional": True, "credit": "time"},
-    {"conditional": True, "credit": "readout"},
-    {"credit": "readout"},
-    {"conditional": True},
+    {"credit": "time"},
     {},
 )
 

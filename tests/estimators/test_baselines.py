@@ -40,12 +40,9 @@ def test_batch_mean_by_hand() -> None:
     )
 
 
-def test_the_replicas_of_a_point_set_are_left_out_together() -> None:
-    expected = torch.tensor([6.0, 6.0, 1.5, 1.5])
-    found = mean_of_others(LOSSES, Sharing(point_sets=2))
-    torch.testing.assert_close(found[:, 0], expected)
-    one = advantages(LOSSES, "batch-mean", Sharing(point_sets=1))
-    torch.testing.assert_close(one, LOSSES - torch.tensor([150 / 4, 15 / 4]))
+def test_partners_are_left_out_together() -> None:
+    expected = torch.tensor([(2 + 8) / 2, (1 + 4) / 2, (2 + 8) / 2, (1 + 4) / 2])
+    torch.testing.assert_close(mean_of_others(LOSSES, PAIRS)[:, 0], expected)
 
 
 class Others(Ranks):

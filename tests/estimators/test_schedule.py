@@ -14,7 +14,9 @@ from nit_snn import NITLearner, NITSPlus, swap_neurons
 
 
 def attached(**options: object) -> NITLearner:
-    return NITLearner(swap_neurons(SnnTorchNet()), replicas=4, seed=1, **options)
+    return NITLearner(
+        swap_neurons(SnnTorchNet()), **{"credit": "none", "replicas": 4, "seed": 1, **options}
+    )
 
 
 def gradient(learner: NITLearner) -> torch.Tensor:
@@ -97,7 +99,7 @@ def test_a_plateau_needs_a_loss(loss: float | None) -> None:
     assert not schedule.switched
 
 
-@pytest.mark.parametrize("options", [{"conditional": True}, {"conditional": "pathwise"}])
+@pytest.mark.parametrize("options", [{"conditional": True}, {"credit": "auto"}], ids=str)
 def test_what_is_for_nit_alone_rests_under_the_sign_rule(options: dict[str, object]) -> None:
     def net() -> nn.Sequential:
         torch.manual_seed(0)
@@ -115,8 +117,9 @@ def test_what_is_for_nit_alone_rests_under_the_sign_rule(options: dict[str, obje
         learner.backward((out.sum(1) - 2).square())
         return learner.net[0].weight.grad.clone()
 
-    plain = NITLearner(net(), replicas=4, seed=1)
-    learner = NITLearner(net(), replicas=4, seed=1, **options)
+    given = {"credit": "none", "replicas": 4, "seed": 1}
+    plain = NITLearner(net(), **given)
+    learner = NITLearner(net(), **{**given, **options})
     schedule = NITSPlus(learner, after=1)
     plain.rule = "nit-s"
     assert torch.equal(gradient(learner), gradient(plain))

@@ -115,7 +115,7 @@ def test_values_of_a_checkpoint(value: Any, data: st.DataObject, trained: Any) -
 @few
 @given(data=st.data(), value=plain)
 def test_states_of_learner_and_schedule(data: st.DataObject, value: Any) -> None:
-    options: Any = data.draw(st.sampled_from([{"noise": "table"}, {"replicas": "auto"}, {}]))
+    options: Any = data.draw(st.sampled_from([{"noise_reuse": True}, {"replicas": "auto"}, {}]))
     net = swap_neurons(SnnTorchNet())
     learner = NITLearner(net, **{"replicas": 4, "seed": 3, **options})
     plus = NITSPlus(learner, after=3)

@@ -112,7 +112,7 @@ def test_the_default_reduction_is_refused_with_a_reason(make: Callable[..., Any]
 def test_losses_of_spikes_go_with_control_variates(name: str) -> None:
     """They condition on the spikes, so that a `mem_rec` must not be kept beside `spk_rec`."""
     net = swap_neurons(Net(), sigma=0.5)
-    learner = NITLearner(net, replicas=REPLICAS, control="network", conditional="pathwise")
+    learner = NITLearner(net, replicas=REPLICAS, credit="layers", residual=1, conditional=True)
     x, y = batch()
     with pytest.raises(RecordingError, match="membrane of a noisy neuron"), learner.record():
         net(learner.expand(x, dim=1))

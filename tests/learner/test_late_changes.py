@@ -31,9 +31,9 @@ def step(net: nn.Module, learner: NITLearner) -> None:
 @pytest.mark.parametrize(
     ("options", "name", "value"),
     [
-        ({"conditional": True}, "reset_mechanism", "subtract"),
-        ({"control": "readout"}, "inhibition", True),
-        ({"conditional": "pathwise"}, "reset_delay", False),
+        ({"conditional": "SPIKEONLY"}, "reset_mechanism", "subtract"),
+        ({"credit": "readout", "residual": 1}, "inhibition", True),
+        ({"conditional": True}, "reset_delay", False),
     ],
 )
 def test_a_neuron_that_no_longer_suits_is_refused(
@@ -65,7 +65,7 @@ def test_options_that_were_checked_stay(name: str, value: Any) -> None:
     learner = NITLearner(net, replicas=4)
     with pytest.raises(AttributeError, match=f"attach another with {name}="):
         setattr(learner, name, value)
-    learner.nonfinite = "skip"
+    learner.on_nonfinite = "skip"
     learner.rule = "nit-s"
     step(net, learner)
 
@@ -133,7 +133,7 @@ def test_a_learner_can_be_closed_after_a_pass_that_raised() -> None:
         ("passes", -1),
         ("passes", 1.5),
         ("passes", True),
-        ("nonfinite", "ignore"),
+        ("on_nonfinite", "ignore"),
         ("sigma_bounds", (2.0, 1.0)),
         ("weight_bounds", 3),
     ],

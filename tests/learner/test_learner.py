@@ -110,8 +110,8 @@ def test_stored_noise_and_noise_drawn_again_give_the_same_gradient(
     family: type, antithetic: bool
 ) -> None:
     net = swap_neurons(family())
-    stored = learned(net, antithetic=antithetic, memory="scores")
-    again = learned(net, antithetic=antithetic, memory="bits")
+    stored = learned(net, antithetic=antithetic, recompute=False)
+    again = learned(net, antithetic=antithetic, recompute=True)
     assert all(map(torch.equal, stored, again))
 
 

@@ -38,9 +38,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"rule": "nit-s"},
     {"antithetic": True},
     {"sobol": True},
-    {"conditional": "pathwise"},
+    {"conditional": True},
     {"learn_sigma": True},
-    {"noise": "table"},
+    {"noise_reuse": True},
 ]
 options = st.sampled_from(OPTIONS)
 
@@ -170,7 +170,7 @@ def test_all_ways_to_remember_a_pass_agree(net: Net, seed: int, chosen: dict[str
 @given(resets, seeds, st.sampled_from([0.25, 2.0, 8.0]), st.booleans())
 def test_the_unit_of_the_membrane_is_free(reset: str, seed: int, k: float, pathwise: bool) -> None:
     """Weights, thresholds and noise k times as large: the same spikes, the gradient over k."""
-    chosen = {"conditional": "pathwise"} if pathwise else {}
+    chosen = {"conditional": True} if pathwise else {}
     found = []
     for unit in (1.0, k):
         torch.manual_seed(seed)
@@ -279,7 +279,7 @@ def test_scores_scale_with_the_noise_level(
 def test_credit_goes_to_what_came_before(steps: int, samples: int, seed: int) -> None:
     """A loss of the last step charges every step alike; one of the first step the first alone."""
     torch.manual_seed(seed)
-    causal = Credit("leave-one-out", Sharing(), ALONE, 1, causal=True)
+    causal = Credit("leave-one-out", Sharing(), ALONE, 1, per_step_losses=True)
     whole = Credit("leave-one-out", Sharing(), ALONE, 1, causal=False)
     step = torch.randn(4 * samples).double()
     expected, losses = whole.weights(step, 4), torch.zeros(steps, 4 * samples).double()

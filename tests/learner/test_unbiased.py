@@ -131,10 +131,10 @@ def integrate(v_reset: float | None, **kw: Any) -> Case:
     return Case(nodes, tuple(oracle.IF(v_reset=v_reset) for _ in range(2)), **kw)
 
 
-CONTROL = {"control": "readout"}
-NETWORK = {"control": "network"}
-PATHWISE = {"conditional": "pathwise"}
-TIME = {"control": "time", **PATHWISE}
+READOUT = {"credit": "readout", "residual": 1}
+LAYERS = {"credit": "layers", "residual": 1}
+TIME = {"credit": "time", "residual": 1}
+CONDITIONAL = {"conditional": True}
 
 CASES = {
     "leaky zero": leaky("zero"),
@@ -149,89 +149,85 @@ CASES = {
         "zero", options={"baseline": "batch-mean", "antithetic": True}
     ),
     "leaky zero, no baseline": leaky("zero", options={"baseline": "none"}),
-    "leaky zero, drawn again": leaky("zero", options={"memory": "bits"}),
+    "leaky zero, drawn again": leaky("zero", options={"recompute": True}),
     "leaky subtract, conv": leaky("subtract", conv=True),
     "leaky zero, batch norm in training mode": leaky("zero", norm=True),
-    "leaky zero, conditional": leaky("zero", options={"conditional": True}),
-    "leaky zero, conditional, learned sigma": leaky(
-        "zero", options={"conditional": True, "learn_sigma": True}
-    ),
     "leaky subtract, learned sigma": leaky("subtract", options={"learn_sigma": True}),
     "leaky zero, conv, learned sigma, drawn again": leaky(
-        "zero", conv=True, options={"learn_sigma": True, "memory": "bits"}
+        "zero", conv=True, options={"learn_sigma": True, "recompute": True}
     ),
-    "lif hard, conditional, learned sigma, multi-step": lif(
-        -0.2, True, multi_step=True, options={"conditional": True, "learn_sigma": True}
+    "leaky zero, readout": leaky("zero", options=READOUT),
+    "leaky subtract, readout, antithetic, general route": leaky(
+        "subtract", options={**READOUT, "antithetic": True, "route": "general"}
     ),
-    "leaky zero, control": leaky("zero", options=CONTROL),
-    "leaky subtract, control, antithetic, general route": leaky(
-        "subtract", options={**CONTROL, "antithetic": True, "route": "general"}
+    "lif soft, readout, multi-step, drawn again": lif(
+        None, True, multi_step=True, options={**READOUT, "recompute": True}
     ),
-    "leaky zero, control, conditional, learned sigma": leaky(
-        "zero", options={**CONTROL, "conditional": True, "learn_sigma": True}
+    "if hard, readout, conv, single step": integrate(0.0, conv=True, options=READOUT),
+    "leaky zero, layers": leaky("zero", options=LAYERS),
+    "leaky subtract, layers, membranes": leaky("subtract", loss="membranes", options=LAYERS),
+    "leaky subtract, layers, antithetic": leaky("subtract", options={**LAYERS, "antithetic": True}),
+    "lif hard, layers, multi-step, drawn again": lif(
+        0.0, True, multi_step=True, options={**LAYERS, "recompute": True}
     ),
-    "lif soft, control, multi-step, drawn again": lif(
-        None, True, multi_step=True, options={**CONTROL, "memory": "bits"}
+    "leaky zero, time": leaky("zero", options=TIME),
+    "leaky subtract, time, learned sigma": leaky("subtract", options={**TIME, "learn_sigma": True}),
+    "lif soft, time, multi-step, general route": lif(
+        None, True, multi_step=True, options={**TIME, "route": "general"}
     ),
-    "if hard, control, conv, single step": integrate(0.0, conv=True, options=CONTROL),
-    "leaky zero, network control": leaky("zero", options=NETWORK),
-    "leaky subtract, network control, antithetic": leaky(
-        "subtract", options={**NETWORK, "antithetic": True}
+    "leaky zero, losses per step": leaky(
+        "zero", loss="spikes by step", options={"per_step_losses": True}
     ),
-    "leaky zero, network control, conditional, learned sigma, conv": leaky(
-        "zero", conv=True, options={**NETWORK, "conditional": True, "learn_sigma": True}
-    ),
-    "lif hard, network control, multi-step, drawn again": lif(
-        0.0, True, multi_step=True, options={**NETWORK, "memory": "bits"}
-    ),
-    "leaky zero, sobol": leaky("zero", options={"sobol": True}),
-    "leaky zero, sobol, batch-mean, learned sigma": leaky(
-        "zero", options={"sobol": True, "baseline": "batch-mean", "learn_sigma": True}
-    ),
-    "lif soft, sobol, control, multi-step": lif(
-        None, True, multi_step=True, options={**CONTROL, "sobol": True}
-    ),
-    "leaky zero, causal": leaky("zero", loss="spikes by step", options={"causal": True}),
-    "lif hard, causal, conditional, multi-step": lif(
+    "lif hard, losses per step, conditional, multi-step": lif(
         0.0,
         True,
         loss="spikes by step",
         multi_step=True,
-        options={"causal": True, "conditional": True},
+        options={"per_step_losses": True, **CONDITIONAL},
     ),
-    "leaky zero, pathwise": leaky("zero", options=PATHWISE),
-    "leaky subtract, pathwise": leaky("subtract", options=PATHWISE),
-    "leaky none, pathwise, learned sigma": leaky("none", options={**PATHWISE, "learn_sigma": True}),
-    "leaky zero, pathwise, learned sigma, conv": leaky(
-        "zero", conv=True, options={**PATHWISE, "learn_sigma": True}
+    "leaky zero, conditional": leaky("zero", options=CONDITIONAL),
+    "leaky subtract, conditional": leaky("subtract", options=CONDITIONAL),
+    "leaky none, conditional, learned sigma": leaky(
+        "none", options={**CONDITIONAL, "learn_sigma": True}
     ),
-    "leaky subtract, pathwise, learnable beta, network control": leaky(
-        "subtract", learn_beta=True, options={**PATHWISE, **NETWORK}
+    "leaky zero, conditional, learned sigma, conv": leaky(
+        "zero", conv=True, options={**CONDITIONAL, "learn_sigma": True}
     ),
-    "leaky zero, pathwise, network control, learned sigma": leaky(
-        "zero", options={**PATHWISE, **NETWORK, "learn_sigma": True}
+    "leaky subtract, conditional, learnable beta, layers": leaky(
+        "subtract", learn_beta=True, options={**CONDITIONAL, **LAYERS}
     ),
-    "leaky zero, pathwise, antithetic, control, general route": leaky(
-        "zero", options={**PATHWISE, **CONTROL, "antithetic": True, "route": "general"}
+    "leaky zero, conditional, layers, learned sigma": leaky(
+        "zero", options={**CONDITIONAL, **LAYERS, "learn_sigma": True}
     ),
-    "lif hard to -0.2, pathwise, learned sigma, multi-step": lif(
-        -0.2, True, multi_step=True, options={**PATHWISE, "learn_sigma": True}
+    "leaky zero, conditional, antithetic, readout, general route": leaky(
+        "zero", options={**CONDITIONAL, **READOUT, "antithetic": True, "route": "general"}
     ),
-    "lif soft, pathwise, network control, conv": lif(
-        None, False, conv=True, options={**PATHWISE, **NETWORK}
+    "lif hard to -0.2, conditional, learned sigma, multi-step": lif(
+        -0.2, True, multi_step=True, options={**CONDITIONAL, "learn_sigma": True}
     ),
-    "if soft, pathwise, learned sigma, multi-step": integrate(
-        None, multi_step=True, options={**PATHWISE, "learn_sigma": True}
+    "lif soft, conditional, layers, conv": lif(
+        None, False, conv=True, options={**CONDITIONAL, **LAYERS}
     ),
-    "leaky zero, time control, learned sigma": leaky("zero", options={**TIME, "learn_sigma": True}),
-    "leaky subtract, time control, antithetic": leaky(
-        "subtract", options={**TIME, "antithetic": True}
+    "if soft, conditional, learned sigma, multi-step": integrate(
+        None, multi_step=True, options={**CONDITIONAL, "learn_sigma": True}
     ),
-    "leaky none, time control, learnable beta": leaky("none", learn_beta=True, options=TIME),
-    "lif hard to -0.2, time control, multi-step": lif(-0.2, True, multi_step=True, options=TIME),
-    "if soft, time control, learned sigma": integrate(None, options={**TIME, "learn_sigma": True}),
-    "lif hard, causal, pathwise": lif(
-        0.0, True, loss="spikes by step", options={"causal": True, **PATHWISE}
+    "leaky zero, time, conditional, learned sigma": leaky(
+        "zero", options={**TIME, **CONDITIONAL, "learn_sigma": True}
+    ),
+    "leaky subtract, time, conditional, antithetic": leaky(
+        "subtract", options={**TIME, **CONDITIONAL, "antithetic": True}
+    ),
+    "leaky none, time, conditional, learnable beta": leaky(
+        "none", learn_beta=True, options={**TIME, **CONDITIONAL}
+    ),
+    "lif hard to -0.2, time, conditional, multi-step": lif(
+        -0.2, True, multi_step=True, options={**TIME, **CONDITIONAL}
+    ),
+    "if soft, time, conditional, learned sigma": integrate(
+        None, options={**TIME, **CONDITIONAL, "learn_sigma": True}
+    ),
+    "lif hard, losses per step, conditional": lif(
+        0.0, True, loss="spikes by step", options={"per_step_losses": True, **CONDITIONAL}
     ),
     "leaky subtract, learnable beta": leaky("subtract", learn_beta=True),
     "lif hard, decay": lif(0.0, True),
@@ -314,7 +310,7 @@ def test_estimate_equals_the_exact_gradient(name: str) -> None:
     for module, sigma in zip((net.neuron1, net.neuron2), SIGMA, strict=True):
         module.sigma.fill_(sigma)
     x = torch.randn(SAMPLES, *((1, 4) if case.conv else (3,)), dtype=torch.float64)
-    learner = NITLearner(net, replicas=REPLICAS, seed=11, **case.options)
+    learner = NITLearner(net, replicas=REPLICAS, seed=11, **{"credit": "none", **case.options})
     estimates = []
     for _ in range(PASSES):
         net.zero_grad()

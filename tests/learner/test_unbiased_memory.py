@@ -103,11 +103,11 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Any]] = {
 }
 
 # Of the learner.
-GENERAL, CONDITIONAL = {"route": "general"}, {"conditional": True}
-PATHWISE = {"conditional": "pathwise"}
-TIME = {"control": "time", **PATHWISE}
-READOUT, NETWORK = {"control": "readout"}, {"control": "network"}
-LEARNED, ANTITHETIC, AGAIN = {"learn_sigma": True}, {"antithetic": True}, {"memory": "bits"}
+GENERAL, CONDITIONAL = {"route": "general"}, {"conditional": "SPIKEONLY"}
+PATHWISE = {"conditional": True}
+TIME = {"credit": "time", "residual": 1, **PATHWISE}
+READOUT, NETWORK = {"credit": "readout", "residual": 1}, {"credit": "layers", "residual": 1}
+LEARNED, ANTITHETIC, AGAIN = {"learn_sigma": True}, {"antithetic": True}, {"recompute": True}
 # Of snnTorch's neurons.
 DECAYS = {"learn_alpha": True, "learn_beta": True}
 BETA = {"learn_beta": True}  # snnTorch's Alpha cannot learn alpha

@@ -139,7 +139,7 @@ CASES = {
         torch.tanh, options={"route": "general", "baseline": "none"}
     ),
     "hard step, batch-mean, drawn again": Case(
-        step, options={"baseline": "batch-mean", "memory": "bits"}
+        step, options={"baseline": "batch-mean", "recompute": True}
     ),
     "hard step, logits without noise": Case(step, noisy_logits=False),
     "tanh, logits without noise, one learned sigma": Case(
@@ -379,7 +379,7 @@ def test_a_function_or_a_module_but_not_a_class() -> None:
         NoisyActivation(nn.ReLU(), sigma=-1.0)
 
 
-@pytest.mark.parametrize("option", [{"conditional": True}, {"control": "readout"}])
+@pytest.mark.parametrize("option", [{"conditional": "SPIKEONLY"}, {"credit": "readout", "residual": 1}])
 def test_what_needs_a_spike_is_refused_with_the_reason(option: dict[str, Any]) -> None:
     with pytest.raises(AttachError, match=r"1 \(it is an activation"):
         NITLearner(swap_neurons(plain_net()), replicas=2, **option)
@@ -445,7 +445,7 @@ def test_both_routes_agree(build: Any, shape: tuple[int, ...]) -> None:
     net, x = swap_neurons(build().double(), 0.8), torch.randn(5, *shape, dtype=torch.float64)
     general = gradients(net, x, route="general")
     assert set(general) == {name for name, _ in net.named_parameters()}
-    for fast in (gradients(net, x), gradients(net, x, memory="bits")):
+    for fast in (gradients(net, x), gradients(net, x, recompute=True)):
         for name in general:
             assert general[name].abs().sum() > 0
             torch.testing.assert_close(fast[name], general[name], rtol=1e-9, atol=1e-12)

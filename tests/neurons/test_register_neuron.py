@@ -141,18 +141,18 @@ def test_swapped_it_has_noise_and_without_it_is_the_plain_neuron(make: Any) -> N
     assert torch.equal(net(x), plain)
 
 
-CONTROL = {"control": "network"}
+CONTROL = {"credit": "layers", "residual": 1}
 CASES: dict[str, tuple[Any, Truth, dict[str, Any]]] = {
     "leaky subtract": (lambda: leaky("subtract"), Truth(0.75, subtracts=True), {}),
     "leaky zero, conditional, control": (
         lambda: leaky("zero"),
         Truth(0.75),
-        {"conditional": True, **CONTROL},
+        {"conditional": "SPIKEONLY", **CONTROL},
     ),
     "node, multi-step, conditional, control, learned sigma": (
         lambda: nodes("m"),
         Truth(1.0),
-        {"conditional": True, "learn_sigma": True, **CONTROL},
+        {"conditional": "SPIKEONLY", "learn_sigma": True, **CONTROL},
     ),
 }
 
@@ -214,7 +214,7 @@ def test_both_step_modes_give_the_same_gradient() -> None:
 def test_options_that_were_not_described_are_refused() -> None:
     for net in (leaky("zero"), nodes("m")):
         with pytest.raises(AttachError, match="its decay depends on its membrane"):
-            NITLearner(swap_neurons(net), replicas=2, conditional="pathwise")
+            NITLearner(swap_neurons(net), replicas=2, conditional=True)
 
 
 def test_a_subclass_is_not_looked_up() -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nit_snn.noise.streams import ReplicaNoise, SobolNoise, _mix32, _stream_seed
+from nit_snn.noise.streams import ReplicaNoise, _mix32, stream_seed
 
 WHERE = {"index": 5, "layer": 1, "call": 2, "layers": 3}
 
@@ -31,64 +31,6 @@ def test_another_seed_and_another_replica_give_other_noise() -> None:
     other = ReplicaNoise(seed=2, replicas=4).draw((8, 3), **WHERE).view(4, 2, 3)
     assert not (noise == other).any()
     assert len(noise.flatten().unique()) == noise.numel()
-
-
-def test_layer_wise_only_every_so_many_replicas_have_noise() -> None:
-    """Replica c in layer `c % layers`, with the very noise that it would have anyway."""
-    where = {**WHERE, "layers": 3}
-    whole = ReplicaNoise(seed=1, replicas=6).draw((12, 5), **{**where, "layer": 1}).view(6, 2, 5)
-    found = ReplicaNoise(seed=1, replicas=6, layerwise=True)
-    noise = found.draw((12, 5), **{**where, "layer": 1}).view(6, 2, 5)
-    for replica in range(6):
-        expected = whole[replica] if replica in (1, 4) else torch.zeros(2, 5)
-        assert torch.equal(noise[replica], expected)
-
-
-def test_each_sobol_replica_is_standard_normal_and_independent_of_other_samples() -> None:
-    """4,000 draws of 8 replicas, 2 samples, 3 neurons, 2 calls: moments and correlations within 5
-    standard errors each, some 700 numbers (p < 1e-3 in all, at a fixed seed)."""
-    source = SobolNoise(seed=2, replicas=8, point_sets=2)
-    draws = torch.stack(
-        [
-            torch.stack(
-                [
-                    source.draw((16, 3), torch.float64, index=i, layer=0, call=call, layers=2).view(
-                        8, 2, 3
-                    )
-                    for call in (0, 1)
-                ],
-                1,
-            )
-            for i in range(4000)
-        ]
-    )  # (draw, replica, call, sample, neuron)
-    error = 4000**-0.5
-    assert (draws.mean(0).abs() < 5 * error).all()
-    assert ((draws.square().mean(0) - 1).abs() < 5 * 2**0.5 * error).all()
-    for replica in range(8):  # within one replica everything is independent of everything
-        flat = draws[:, replica].flatten(1)
-        products = flat.T @ flat / 4000 - torch.eye(12)
-        assert (products - torch.diag(products.diag())).abs().max() < 5 * error
-    sets = draws.view(4000, 2, 4, -1)  # and so are replicas of different sets
-    assert (torch.einsum("nif,njf->ijf", sets[:, 0], sets[:, 1]) / 4000).abs().max() < 5 * error
-
-
-def test_sobol_replicas_fill_a_neurons_noise_evenly() -> None:
-    """In one dimension a set of n points has one in each interval of probability 1 / n, up to
-    the shift: the variance of its mean is less than a third of independent noise's (measured: a
-    quarter)."""
-    source = SobolNoise(seed=2, replicas=16, point_sets=1)
-    means = source.draw((16 * 500, 1), **WHERE).view(16, 500).mean(0)
-    assert means.var() < 1 / 3 / 16
-
-
-def test_sobol_noise_is_drawn_again_and_goes_beyond_the_dimensions_that_torch_has() -> None:
-    source = SobolNoise(seed=2, replicas=4, point_sets=2)
-    wide = torch.quasirandom.SobolEngine.MAXDIM + 5
-    first = source.draw((4, wide), **WHERE)
-    assert torch.equal(first, source.draw((4, wide), **WHERE))
-    assert torch.isfinite(first).all()
-    assert not torch.equal(first, source.draw((4, wide), **{**WHERE, "call": 3}))
 
 
 def test_antithetic_pairs_are_exact_opposites() -> None:
@@ -118,7 +60,7 @@ def test_half_precision_is_drawn_in_float32(asked: torch.dtype, drawn: torch.dty
 
 def test_no_two_streams_of_a_pass_share_a_seed() -> None:
     """torch keeps 32 bits of a CPU seed; a million streams of one pass must still all differ."""
-    low = {_stream_seed(0x1234_5678_FFFF_FF00, stream) & 0xFFFFFFFF for stream in range(1_000_000)}
+    low = {stream_seed(0x1234_5678_FFFF_FF00, stream) & 0xFFFFFFFF for stream in range(1_000_000)}
     assert len(low) == 1_000_000
     assert len({_mix32(x) for x in range(100_000)}) == 100_000
 

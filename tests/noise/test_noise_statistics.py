@@ -111,12 +111,6 @@ def test_antithetic_replicas_are_opposite() -> None:
     assert torch.equal(drawn[:, :32], draw()[:, :32])
 
 
-def test_layer_wise_noise_is_in_one_layer_at_a_time() -> None:
-    for layer in range(2):
-        by_replica = draw(layers=2, layer=layer).unflatten(1, (4, 16))
-        assert not by_replica[:, 1 - layer :: 2].any() and by_replica[:, layer::2].all()
-
-
 def test_numbers_do_not_depend_on_what_is_drawn_with_them() -> None:
     whole = draw(rows=24, inner=10, steps=6)
     stream = Stream(1, torch.tensor([0]), replicas=4)

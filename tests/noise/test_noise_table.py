@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import SnnTorchNet
 
-import nit_snn.noise.streams as module
+import nit_snn.noise.table as module
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.errors import AttachError
-from nit_snn.noise.streams import NoiseTable, TableNoise
+from nit_snn.noise.table import NoiseTable, TableNoise
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +56,9 @@ def test_passes_read_other_numbers_in_other_places() -> None:
     assert not (first.abs() == second.abs()).any()
 
 
-def test_antithetic_and_layer_wise_noise_are_as_ever() -> None:
+def test_antithetic_noise_is_as_ever() -> None:
     pairs = calls(TableNoise(NoiseTable(1, 2**12), 0, 4, antithetic=True), 1)[0]
     assert torch.equal(pairs[:4], -pairs[4:])
-    apart = calls(TableNoise(NoiseTable(1, 2**12), 0, 4, layerwise=True), 1)
-    for layer, drawn in enumerate(apart):
-        by_replica = drawn.view(4, 2, 5)
-        assert not by_replica[1 - layer :: 2].any() and by_replica[layer::2].all()
 
 
 @pytest.mark.montecarlo
@@ -103,8 +99,10 @@ def learn(learner: NITLearner, passes: int) -> list[torch.Tensor]:
 
 def test_a_learner_that_draws_again_gives_the_same() -> None:
     net, found = swap_neurons(SnnTorchNet(steps=5)), []
-    for memory in ("scores", "bits"):
-        learner = NITLearner(net, replicas=4, seed=2, noise="table", memory=memory)
+    for recompute in (False, True):
+        learner = NITLearner(
+            net, replicas=4, credit="none", seed=2, noise_reuse=True, recompute=recompute
+        )
         found += learn(learner, 1)
         learner.close()
     torch.testing.assert_close(*found)
@@ -112,31 +110,24 @@ def test_a_learner_that_draws_again_gives_the_same() -> None:
 
 def test_a_resumed_learner_reads_on() -> None:
     net = swap_neurons(SnnTorchNet(steps=5))
-    learner = NITLearner(net, replicas=8, seed=2, noise="table")
+    learner = NITLearner(net, replicas=8, credit="none", seed=2, noise_reuse=True)
     learner._source.table.blocks = 2  # so that it has grown when it is saved
     learn(learner, 2)
     saved = learner.state_dict()
     wanted = learn(learner, 1)[0]
     learner.close()
-    other = NITLearner(net, replicas=8, seed=9, noise="table")
+    other = NITLearner(net, replicas=8, credit="none", seed=9, noise_reuse=True)
     other.load_state_dict(saved)
     assert saved["table"] > 2 and torch.equal(learn(other, 1)[0], wanted)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"noise": "shared"}, "must be 'fresh' or 'table'"),
-        ({"noise": "table", "sobol": True}, "sobol"),
-    ],
-)
-def test_what_it_does_not_go_with(options: dict[str, object], message: str) -> None:
-    with pytest.raises(AttachError, match=message):
-        NITLearner(swap_neurons(SnnTorchNet()), replicas=4, **options)
+def test_bad_options() -> None:
+    with pytest.raises(AttachError, match="noise_reuse must be True or False"):
+        NITLearner(swap_neurons(SnnTorchNet()), replicas=4, noise_reuse="table")
 
 
 def test_kernels_do_not_read_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
-    learner = NITLearner(swap_neurons(SnnTorchNet()), replicas=4, noise="table")
+    learner = NITLearner(swap_neurons(SnnTorchNet()), replicas=4, noise_reuse=True)
     with pytest.raises(AttachError, match="torch's backend"), learner.record():
         pass

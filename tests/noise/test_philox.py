@@ -122,8 +122,7 @@ def test_extreme_words_make_finite_normals(header: ctypes.CDLL) -> None:
         {},
         {"seed": -(2**63), "number": 2**40, "layer": 2**16 - 1},
         {"replicas": 4, "antithetic": True, "first_replica": 2**16 - 4},
-        {"replicas": 3, "layers": 2, "layer": 1},
-        {"replicas": 4, "antithetic": True, "layers": 3},
+        {"replicas": 3, "layer": 1},
     ],
     ids=str,
 )
@@ -131,14 +130,14 @@ def test_extreme_words_make_finite_normals(header: ctypes.CDLL) -> None:
 def test_noise_of_the_header_is_the_models(
     header: ctypes.CDLL, who: dict[str, int], first_step: int
 ) -> None:
-    """Within 2e-6, for whole streams: key, counter, signs, and rows without noise."""
+    """Within 2e-6, for whole streams: key, counter, and signs."""
     options = {"seed": 5, "number": 3, **who}
     stream = Stream(passes=torch.tensor([options.pop("number")]), **options)
     found = np.zeros((2, 12, 3, 4), dtype=np.float32)
     header.drawn(
         ctypes.c_uint64(stream.seed % 2**64),
         ctypes.c_void_p(stream.passes.data_ptr()),
-        *(ctypes.c_int(getattr(stream, n)) for n in ("layer", "layers", "replicas")),
+        *(ctypes.c_int(getattr(stream, n)) for n in ("layer", "replicas")),
         *(ctypes.c_int(getattr(stream, n)) for n in ("antithetic", "first_replica")),
         ctypes.c_int64(2),
         ctypes.c_uint32(first_step),
@@ -148,7 +147,6 @@ def test_noise_of_the_header_is_the_models(
     )
     model = noise(stream, range(first_step, first_step + 2), rows=12, inner=12).numpy()
     assert np.abs(found.reshape(2, 12, 12) - model).max() < 2e-6
-    assert ((found.reshape(2, 12, 12) == 0) == (model == 0)).all()
 
 
 def test_a_neurons_noise_is_where_its_name_says() -> None:

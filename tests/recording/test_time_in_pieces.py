@@ -15,7 +15,7 @@ def gradients(rule: str, x: Tensor) -> list[Tensor | None]:
     torch.manual_seed(0)
     net = nn.Sequential(layer.Linear(5, 7), neuron.LIFNode(v_threshold=0.3), layer.Linear(7, 3))
     functional.set_step_mode(net, "m")
-    learner = NITLearner(swap_neurons(net, sigma=0.5), replicas=4, rule=rule, seed=1)
+    learner = NITLearner(swap_neurons(net, sigma=0.5), replicas=4, credit="none", rule=rule, seed=1)
     with learner.record():
         losses = net(learner.expand(x, dim=1)).sum(0).square().sum(1)
     learner.backward(losses)

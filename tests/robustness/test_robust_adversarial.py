@@ -16,7 +16,7 @@ from nit_snn import NITLearner, swap_neurons
 from nit_snn.errors import ClassifierError, RecordingError
 from nit_snn.robustness import AdversarialExpand, NoisyClassifier, loss_of_mean, trades
 
-TIME: dict[str, Any] = {"conditional": "pathwise", "control": "time"}
+TIME: dict[str, Any] = {"conditional": True, "credit": "time"}
 
 
 class Torch(nn.Module):
@@ -57,7 +57,7 @@ def made(build: Callable[[], nn.Module] = Jelly, **options: Any) -> NITLearner:
         net.synapse.weight.mul_(3)
         net.readout.weight.mul_(4)
     swap_neurons(net, sigma=0.5)
-    return NITLearner(net, **{"replicas": 4, "seed": 5, **TIME, **options})
+    return NITLearner(net, **{"replicas": 4, "residual": 1, "seed": 5, **TIME, **options})
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_trades_gradient_of_a_learner_is_unbiased(batch: tuple[Tensor, Tensor]) 
     x, y = (t[:3] for t in batch)
     attacked = 1 - x
     found = []
-    for options in (TIME, {"conditional": False, "control": "none"}):
+    for options in (TIME, {"conditional": False, "credit": "none"}):
         learner = made(replicas=1000, **options)
         estimates = []
         for _ in range(20):

@@ -40,7 +40,7 @@ from nit_snn.robustness import NoisyClassifier
 COPIES, DRAWS, STEPS = 40, 4_096, 3
 SIGMA = (0.7, 0.9)
 COTANGENT = np.array([1.0, -0.6])
-TIME = {"conditional": "pathwise", "control": "time"}
+TIME = {"conditional": True, "credit": "time"}
 
 
 # --- the exact gradient -----------------------------------------------------------------------
@@ -107,20 +107,24 @@ CASES = {
     "leaky zero": leaky("zero"),
     "leaky zero, conditional": leaky("zero", options={"conditional": True}),
     "leaky subtract": leaky("subtract"),
-    "leaky subtract, time control": leaky("subtract", options=TIME),
-    "leaky none, readout control": leaky("none", options={"control": "readout"}),
+    "leaky subtract, time credit": leaky("subtract", options=TIME),
+    "leaky none, readout credit": leaky("none", options={"credit": "readout"}),
     "leaky subtract, membranes": leaky("subtract", read="membranes"),
     "leaky zero, skip connections": leaky("zero", skips=True),
-    "leaky subtract, skip connections, time control": leaky("subtract", skips=True, options=TIME),
+    "leaky subtract, skip connections, time credit": leaky("subtract", skips=True, options=TIME),
     "leaky zero, probabilities": leaky("zero", average="probabilities"),
-    "leaky subtract, probabilities, time control": leaky(
+    "leaky subtract, probabilities, time credit": leaky(
         "subtract", average="probabilities", options=TIME
     ),
     "lif hard": lif(0.0),
     "lif soft": lif(None),
-    "lif soft, pathwise": lif(None, options={"conditional": "pathwise"}),
+    "lif soft, conditional": lif(None, options={"conditional": True}),
+    "lif soft, layers credit, conditional": lif(
+        None, options={"credit": "layers", "conditional": True}
+    ),
+    "lif hard, time credit alone": lif(0.0, options={"credit": "time"}),
     "lif hard, skip connections": lif(0.0, skips=True),
-    "lif hard, network control": lif(0.0, options={"control": "network"}),
+    "lif hard, layers credit": lif(0.0, options={"credit": "layers"}),
 }
 
 
@@ -200,7 +204,7 @@ def test_lr_gradient_equals_the_exact_one(name: str) -> None:
 @pytest.mark.montecarlo
 @pytest.mark.parametrize(
     ("name", "draws"),
-    [("leaky zero", 2), ("leaky zero", 3), ("leaky subtract, time control", 4)],
+    [("leaky zero", 2), ("leaky zero", 3), ("leaky subtract, time credit", 4)],
 )
 def test_lr_gradient_has_no_bias_with_few_draws(name: str, draws: int) -> None:
     """A baseline that held the draw itself would take a share of 1 / draws of the gradient."""
@@ -565,7 +569,7 @@ def test_without_a_gradient_the_logits_are_the_same(kind: type, gradient: str) -
     torch.testing.assert_close(inferred, (logits, logits))
 
 
-@pytest.mark.parametrize("options", [{}, TIME], ids=["plain", "time control"])
+@pytest.mark.parametrize("options", [{}, TIME], ids=["plain", "time credit"])
 def test_a_recorded_pass_is_freed_with_its_graph(options: dict[str, Any]) -> None:
     net = swap_neurons(SpikingJellyNet(), sigma=0.5)
     logits = NoisyClassifier(net, draws=4, gradient="lr", **options)(
@@ -657,8 +661,9 @@ def test_writing_to_a_current_in_place_disturbs_nothing() -> None:
         ({"gradient": "lr", "draws": 1}, "at least 2"),
         ({"gradient": "lr", "draws": 4, "noise": False}, "noise=False"),
         ({"gradient": "lr", "draws": 4, "surrogate": noise_density(1.0)}, "leave surrogate out"),
-        ({"gradient": "lr", "draws": 4, "control": "time"}, "pathwise"),
-        ({"control": "readout"}, "belong to gradient='lr'"),
+        ({"gradient": "lr", "draws": 4, "credit": "guess"}, "credit must be one of"),
+        ({"gradient": "lr", "draws": 4, "conditional": "auto"}, "True or False"),
+        ({"credit": "readout"}, "belong to gradient='lr'"),
         ({"surrogate": {"lif1": noise_density(1.0)}}, "lif1, lif2"),
     ],
 )
@@ -685,12 +690,6 @@ def test_networks_without_enough_noise_are_refused(net: nn.Module, message: str)
 def test_a_surrogate_for_nothing_is_refused() -> None:
     with pytest.raises(ClassifierError, match="no neuron with a surrogate"):
         NoisyClassifier(nn.Linear(4, 3), surrogate=noise_density(1.0))
-
-
-def test_conditioning_with_a_soft_reset_is_refused() -> None:
-    with pytest.raises(ClassifierError, match="subtract"):
-        net = swap_neurons(SnnTorchNet("subtract"))
-        NoisyClassifier(net, draws=4, gradient="lr", conditional=True)
 
 
 def test_what_is_no_logits_is_refused() -> None:
@@ -749,7 +748,7 @@ def digits() -> tuple[nn.Module, Tensor, Tensor]:
     pixels, classes = load_subset("mnist")
     images, labels = torch.from_numpy(pixels)[:, None] / 255, torch.from_numpy(classes).long()
     net = swap_neurons(Digits(), sigma=1.0)
-    learner = NITLearner(net, replicas=16, control="readout", seed=0)
+    learner = NITLearner(net, replicas=16, credit="readout", residual=1, seed=0)
     optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
     for rows in torch.randperm(5000).split(100):
         optimizer.zero_grad()
@@ -774,7 +773,7 @@ ATTACKED = {
     "atan": {"draws": 4, "surrogate": snn_surrogates.atan(alpha=2.0)},
     "lr": {"draws": 32, "gradient": "lr"},
     "lr, probabilities": {"draws": 32, "gradient": "lr", "average": "probabilities"},
-    "lr, time control": {"draws": 8, "gradient": "lr", **TIME},
+    "lr, time credit": {"draws": 8, "gradient": "lr", **TIME},
 }
 
 

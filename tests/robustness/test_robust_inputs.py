@@ -318,13 +318,6 @@ def test_batch_statistics_are_named_by_the_order_in_which_layers_run() -> None:
     assert not any(m._forward_pre_hooks for m in net.modules())
 
 
-def test_own_passes_name_batch_statistics_too() -> None:
-    net = swap_neurons(NormsFirst())
-    learner = NITLearner(net, replicas=4)
-    with pytest.warns(BiasWarning, match=r"layer: norm2\. "):
-        learner.learn(lambda x: net(x).sum(1), IMAGES.flatten(1))
-
-
 @pytest.mark.parametrize(
     "losses", ["abc", torch.zeros(20).to_sparse(), torch.zeros(20, device="meta")]
 )

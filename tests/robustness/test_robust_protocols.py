@@ -111,7 +111,7 @@ def test_momentum_and_transforms_are_those_of_the_paper() -> None:
 def test_every_gradient_that_a_network_has() -> None:
     assert list(gradients(Defender(nn.Linear(3, 2)))) == ["own"]
     noisy = gradients(Defender(Net()))
-    assert noisy["LR"] == {"gradient": "lr", "conditional": "pathwise", "control": "time"}
+    assert noisy["LR"] == {"gradient": "lr", "conditional": True, "credit": "time"}
     assert {"own", "rectangle", "atan 2", "density 1"} < set(noisy)
     assert "LR" not in gradients(Defender(Net(noise=False)))
     assert "LR" not in gradients(Defender(Net(), noise=False))
@@ -162,6 +162,7 @@ def test_the_same_seed_gives_the_same_verdict() -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.full
 def test_masked_gradients_are_told_from_robustness() -> None:
     """Weights ten times as large leave the rectangle almost empty: the paper's attack sees nothing.
 

@@ -62,7 +62,7 @@ def test_kinds() -> None:
         {"replicas": 4, "seed": np.int32(3)},
         {"replicas": 4, "learn_sigma": True, "sigma_bounds": (HALF, np.float64(2))},
         {"replicas": 4, "weight_bounds": [np.float32(-1), np.float32(1)]},
-        {"replicas": 4, "memory_limit": np.int64(10**9)},
+        {"replicas": 4, "memory_budget": np.int64(10**9)},
         {"replicas": "auto", "replica_bounds": (TWO, np.int64(8)), "target_snr": HALF},
     ],
 )

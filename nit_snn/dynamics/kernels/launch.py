@@ -99,7 +99,6 @@ def stream_arguments(stream: Stream) -> list[Argument]:
         np.uint64(stream.seed & 0xFFFFFFFFFFFFFFFF),
         stream.passes,
         np.int32(stream.layer),
-        np.int32(stream.layers),
         np.int32(stream.replicas),
         np.int32(stream.antithetic),
         np.int32(stream.first_replica),

@@ -48,8 +48,7 @@ def gradient(
     _, rows, inputs = bits.shape
     check_size(rows, max(outputs + _OUTPUTS, inputs + _INPUTS))
     found = (outputs, inputs + 1)
-    noisy = noisy_rows(stream, rows)
-    units *= -(-noisy // _ROWS)
+    units *= -(-rows // _ROWS)
     if not units * outputs:
         return weight.new_zeros(found, dtype=torch.float32)
     tiles = -(-outputs // _OUTPUTS) * max(1, -(-inputs // _INPUTS))
@@ -73,7 +72,6 @@ def gradient(
                 np.int64(units_of_part),
                 np.int64(steps),
                 np.int64(rows),
-                np.int64(noisy),
                 np.int32(inputs),
                 np.int32(outputs),
                 np.int32(first_step),
@@ -82,10 +80,3 @@ def gradient(
         )
     )
     return parts[0] if len(parts) == 1 else parts.sum(0)
-
-
-def noisy_rows(stream: Stream, rows: int) -> int:
-    """How many rows have noise: those of all replicas, or of every so many with a layer each."""
-    if not stream.layers:
-        return rows
-    return rows // stream.replicas * len(range(stream.layer, stream.replicas, stream.layers))

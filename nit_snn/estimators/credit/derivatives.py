@@ -32,16 +32,13 @@ def collect(trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
                 density, read = timeline.density, read_factor(timeline)
             if reach == "time":
                 chain = conditioned_chain(timeline) if conditioned else surrogate_chain(timeline)
-            for segment in timeline.segments:
-                node = segment.node
-                if node is None:
-                    continue
+            nodes = [s.node for s in timeline.segments if s.node is not None]
+            for node in nodes:
                 node.spike_gradient = node.membrane_gradient = node.drift_gradient = None
-                node.density = None if density is None else timeline.part(density, segment)
-                node.chain = None if chain is None else timeline.part(chain, segment)
-                if isinstance(read, Tensor):
-                    own = timeline.part(read, segment)
-                    node.read = own[-1] if segment.several else own
+            for name, values in (("density", density), ("chain", chain), ("read", read)):
+                if isinstance(values, Tensor):
+                    for node, (_, own) in zip(nodes, timeline.parts(values), strict=True):
+                        setattr(node, name, own[-1] if name == "read" and node.several else own)
     if losses.requires_grad and losses.numel():
         trace.ledger.collect(losses)
 
@@ -54,33 +51,21 @@ def reached(layer: LayerTrace) -> bool:
 
 def derivatives(timeline: Timeline) -> tuple[Tensor, Tensor | None]:
     """The losses' derivatives in the spikes, and in the membranes that were read, (T, N, *)."""
-    density = timeline.firing.spike
-    gradient, read = torch.zeros_like(density), None
-    for segment in timeline.segments:
-        node = segment.node
-        if node is None:
-            continue
-        if node.spike_gradient is not None:
-            timeline.part(gradient, segment).copy_(node.spike_gradient)
-        if node.membrane_gradient is not None:
-            read = torch.zeros_like(density) if read is None else read
-            read[timeline.spans[segment].stop - 1] = node.membrane_gradient
-    return gradient, read
+    like = timeline.firing.spike
+    nodes = [s.node for s in timeline.segments if s.node is not None]
+    read = None
+    if any(node.membrane_gradient is not None for node in nodes):
+        read = torch.zeros_like(like)
+        for segment, node in zip(timeline.segments, nodes, strict=True):
+            if node.membrane_gradient is not None:
+                read[timeline.spans[segment].stop - 1] = node.membrane_gradient
+    return timeline.joined([node.spike_gradient for node in nodes]), read
 
 
 def later_drifts(timeline: Timeline) -> Tensor:
     """The losses' derivative in the drift of the step after each step, (T, N, *)."""
-    later = torch.zeros_like(timeline.firing.spike)
-    for segment in timeline.segments:
-        node, span = segment.node, timeline.spans[segment]
-        if node is None or node.drift_gradient is None:
-            continue
-        found = node.drift_gradient if segment.several else node.drift_gradient[None]
-        later[span.start : span.stop - 1] += found[1:]
-        before = timeline.earlier(segment)
-        if before is not None:
-            later[before] += found[0]
-    return later
+    nodes = [s.node for s in timeline.segments if s.node is not None]
+    return timeline.later(timeline.joined([node.drift_gradient for node in nodes]))
 
 
 def surrogate_chain(timeline: Timeline) -> Tensor | None:
@@ -128,7 +113,7 @@ def conditioned_jump(timeline: Timeline) -> Tensor:
     if rule.wiped:
         silent = silent + firing.silent_mean * sigma
     fall = 0.0 if rule.jump is None else rule.jump(silent)
-    found = torch.zeros_like(firing.level) + fall
+    found = torch.zeros_like(firing.level).add_(fall)
     if not rule.wiped:
         found += firing.gap * sigma * number(rule.carry)
     return found

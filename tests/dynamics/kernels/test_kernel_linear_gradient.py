@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from host.by_torch import cotangents
 from host.linear import EDGES, Case, cases, with_bias
 from host.runner import run_on_host
 from hypothesis import given, settings
@@ -18,7 +19,6 @@ from nit_snn.dynamics.kernels.launch import Launch
 from nit_snn.dynamics.kernels.linear_gradient.op import launched, linear_gradient
 from nit_snn.dynamics.kernels.linear_gradient.reference import linear_gradient as reference
 from nit_snn.dynamics.kernels.noisy_lif.reference import spread
-from nit_snn.estimators import scores as rules
 from nit_snn.gradients import synapses
 
 STEPS = st.one_of(st.integers(1, 9), st.integers(10, 34))
@@ -36,7 +36,7 @@ def by_reference(case: Case) -> Tensor:
 
 def assert_right(found: Tensor, case: Case) -> None:
     """Against float64: within 1e-5 of what all the terms' sizes come to, and 1e-6 of A / sigma."""
-    factor = case.weight[:, None] * case.noisy[:, None] * spread(case.scale, case.outputs)
+    factor = case.weight[:, None] * spread(case.scale, case.outputs)
     scores, x = factor * case.eps.double(), with_bias(case.spikes)
     wanted = torch.einsum("tno,tni->oi", scores, x)
     size = torch.einsum("tno,tni->oi", scores.abs(), x)
@@ -71,12 +71,10 @@ def test_reference_is_right_at_the_edges(name: str) -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(cases(STEPS))
 def test_it_is_what_the_library_computes(case: Case) -> None:
-    """Same noise, the scores of `rules`, the gradient function of the layer."""
+    """Same noise, the scores of torch's executor, the gradient function of the layer."""
     sigma = 1 / spread(case.scale, case.outputs)
     module = nn.Linear(case.inputs, case.outputs)
-    cotangent = torch.stack(
-        [rules.weighted_score(eps, case.weight * case.noisy, sigma) for eps in case.eps]
-    )
+    cotangent = cotangents(case.eps, case.weight, sigma)
     wanted = synapses.gradient_function(module)(module, case.spikes.float(), cotangent)
     found = by_kernel(case)
     torch.testing.assert_close(found[:, :-1], wanted["weight"], rtol=1e-4, atol=1e-4)

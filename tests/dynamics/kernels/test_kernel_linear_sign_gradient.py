@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from host.by_torch import cotangents
 from host.linear import EDGES, Case, cases, with_bias
 from host.runner import run_on_host
 from hypothesis import given, settings
@@ -20,7 +21,6 @@ from nit_snn.dynamics.kernels.linear_sign_gradient.op import launched, linear_si
 from nit_snn.dynamics.kernels.linear_sign_gradient.reference import (
     linear_sign_gradient as reference,
 )
-from nit_snn.estimators import scores as rules
 from nit_snn.gradients import synapses
 from nit_snn.noise.philox import normals
 
@@ -37,7 +37,7 @@ def by_reference(case: Case, weight: Tensor) -> Tensor:
 
 def by_numbers(case: Case, weight: Tensor) -> Tensor:
     """In float64, which is exact for whole numbers."""
-    score = (weight * case.noisy)[:, None].double() * torch.where(case.eps >= 0, 1.0, -1.0)
+    score = weight[:, None].double() * torch.where(case.eps >= 0, 1.0, -1.0)
     return torch.einsum("tno,tni->oi", score, with_bias(case.spikes) * 2 - 1)
 
 
@@ -80,13 +80,11 @@ def test_source_is_close_for_any_numbers(case: Case) -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(cases(STEPS))
 def test_it_is_what_the_library_computes(case: Case) -> None:
-    """Same noise, the signs and scores of `rules`, the gradient function of the layer."""
-    module, weight = nn.Linear(case.inputs, case.outputs), case.integers * case.noisy
-    cotangent = torch.stack(
-        [rules.weighted_score(rules.sign(eps), weight, torch.ones(()), "nit-s") for eps in case.eps]
-    )
-    signs = rules.presynaptic_sign(case.spikes.float())
-    wanted = synapses.gradient_function(module)(module, signs, cotangent)
+    """Same noise, the signs of torch's executor, the gradient function of the layer."""
+    module = nn.Linear(case.inputs, case.outputs)
+    cotangent = cotangents(case.eps, case.integers, torch.ones(()), signs=True)
+    spikes = 2 * case.spikes.float() - 1
+    wanted = synapses.gradient_function(module)(module, spikes, cotangent)
     found = by_kernel(case, case.integers)
     assert torch.equal(found[:, :-1], wanted["weight"])
     assert torch.equal(found[:, -1], wanted["bias"])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nit_snn.dynamics.kernels.noisy_lif.op import launched
-from nit_snn.dynamics.kernels.noisy_lif.reference import RESETS, Dynamics
 from nit_snn.dynamics.kernels.noisy_lif.reference import noisy_lif as reference
+from nit_snn.dynamics.lif import RESETS, Dynamics
 from nit_snn.noise.philox import Stream
 from nit_snn.recording import bits as spike_bits
 
@@ -39,7 +39,6 @@ def sequences(draw: st.DrawFn) -> dict[str, Any]:
             or_equal=draw(st.booleans()),
         ),
         "layer": draw(st.integers(0, 2)),
-        "layers": draw(st.sampled_from([0, 3])),
         "replicas": replicas,
         "antithetic": replicas > 1 and draw(st.booleans()),
         "first_step": draw(st.sampled_from([0, 5, 2**31 - 20])),
@@ -74,7 +73,7 @@ def test_source_does_what_the_reference_does(case: dict[str, Any]) -> None:
         **ours,  # type: ignore[arg-type]
         passes=torch.tensor([7]),
         seed=case["seed"],
-        **{n: case[n] for n in ("layer", "layers", "replicas", "antithetic")},
+        **{n: case[n] for n in ("layer", "replicas", "antithetic")},
         **vars(d),
         steps=case["shape"][0],
         first_step=case["first_step"],
@@ -85,7 +84,7 @@ def test_source_does_what_the_reference_does(case: dict[str, Any]) -> None:
     stream = Stream(
         case["seed"],
         torch.tensor([7]),
-        *(case[n] for n in ("layer", "layers", "replicas", "antithetic")),
+        *(case[n] for n in ("layer", "replicas", "antithetic")),
     )
     wanted = reference(
         **theirs,  # type: ignore[arg-type]

@@ -24,20 +24,22 @@ from nit_snn.dynamics.kernels.weighted_score.op import launched as weighted_scor
 STEPS, ROWS, INNER = 3, 2**16, 2**18 + 2**10
 END = 4 * 256  # the neurons of the last block
 _LEVELS = torch.rand(4, INNER, generator=torch.Generator().manual_seed(0)) + 0.1
-PARAMETERS = {
+NEURONS = {
     **dict(zip(("decay", "gain", "threshold", "sigma"), _LEVELS, strict=True)),
-    "passes": torch.tensor([1]),
-    "seed": 3,
-    "antithetic": False,
     "rest": 0.0,
     "v_reset": 0.0,
     "reset": "soft",
     "delayed": True,
     "or_equal": False,
+}
+PARAMETERS = {
+    "passes": torch.tensor([1]),
+    "seed": 3,
+    "antithetic": False,
     "steps": STEPS,
     "first_step": 0,
 }
-LARGE = {**PARAMETERS, "layer": 2, "layers": 0, "replicas": ROWS}
+LARGE = {**PARAMETERS, "layer": 2, "replicas": ROWS}
 SMALL = {**LARGE, "replicas": 1, "first_replica": ROWS - 1}
 
 
@@ -79,58 +81,48 @@ def test_noisy_lif(block: LastBlock) -> None:
     state, own = ends(block)
     bits = torch.empty(1, ROWS, INNER, dtype=torch.uint8, device="meta")
     single = torch.zeros(1, 1, INNER, dtype=torch.uint8)
-    more: dict[str, Any] = {"slot": 0, "wants_membranes": True}
+    more: dict[str, Any] = {**NEURONS, "slot": 0, "wants_membranes": True}
     found = noisy_lif(current, state, bits, **LARGE, **more, launch=block)
     wanted = noisy_lif(few, own, single, **SMALL, **more, launch=run_on_host)
     for large, small in zip((*found, bits), (*wanted, single), strict=True):
         assert_same_end(block, large, small)
 
 
-def test_weighted_score(block: LastBlock) -> None:
-    current, few = ends(block, STEPS)
-    state, own = ends(block)
-    scale, weight = torch.rand(INNER), torch.empty(ROWS, device="meta")
-    block.of(weight)[-1] = 0.5
-    more = {"inner": INNER, "scale": scale}
-    found = weighted_score(weight, current=current, state=state, **LARGE, **more, launch=block)
-    wanted = weighted_score(
-        torch.tensor([0.5]), current=few, state=own, **SMALL, **more, launch=run_on_host
-    )
-    for large, small in zip(found, wanted, strict=True):
-        assert_same_end(block, large, small)
-
-
-def test_sigma_gradient(block: LastBlock) -> None:
-    """With noise in one layer at a time, and the last row alone has any in this one."""
-    current, few = ends(block, STEPS)
-    state, own = ends(block)
+def last_weight(block: LastBlock) -> tuple[Tensor, Tensor]:
+    """(large, small): 0.5 of the last row, and nothing of any other."""
     weight = torch.empty(ROWS, device="meta")
     block.of(weight)[-1] = 0.5
+    return weight, torch.tensor([0.5])
+
+
+def test_weighted_score(block: LastBlock) -> None:
+    weight, own = last_weight(block)
+    more = {"inner": INNER, "scale": torch.rand(INNER)}
+    found = weighted_score(weight, **LARGE, **more, launch=block)
+    wanted = weighted_score(own, **SMALL, **more, launch=run_on_host)
+    assert_same_end(block, found, wanted)
+
+
+def test_sigma_gradient(block: LastBlock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a part for each row."""
+    monkeypatch.setattr("nit_snn.dynamics.kernels.launch._ENOUGH", 2**40)
+    weight, own = last_weight(block)
     sums: list[Tensor] = []
 
     def launch(what: Any) -> None:
         sums.append(what.arguments[1])
         block(what)
 
-    one_layer = {"inner": INNER, "layer": ROWS - 1}
-    large = {**LARGE, **one_layer, "layers": ROWS}
-    sigma_gradient(weight, current=current, state=state, **large, launch=launch)
-    wanted = sigma_gradient(
-        torch.tensor([0.5]),
-        current=few,
-        state=own,
-        **{**SMALL, **one_layer},
-        launch=run_on_host,
-    )
+    sigma_gradient(weight, inner=INNER, **LARGE, launch=launch)
+    wanted = sigma_gradient(own, inner=INNER, **SMALL, launch=run_on_host)
+    assert sums[0].shape == (ROWS, INNER)
     assert_same_end(block, sums[0], wanted[None])
 
 
 @pytest.mark.parametrize("kernel", [linear_gradient, linear_sign_gradient])
 def test_bits_of_a_late_step(kernel: Any) -> None:
     rows, inputs, late = 16, 256, 2**20
-    names = ("passes", "seed", "antithetic", "steps", "first_step")
-    given = {n: PARAMETERS[n] for n in names} | {"layer": 0, "layers": 0, "replicas": 2}
-    given |= {"outputs": 5, "weight": torch.randn(rows)}
+    given = {**PARAMETERS, "layer": 0, "replicas": 2, "outputs": 5, "weight": torch.randn(rows)}
     if kernel is linear_gradient:
         given["scale"] = torch.ones(1)
     bits = torch.randint(256, (1, rows, inputs), dtype=torch.uint8)

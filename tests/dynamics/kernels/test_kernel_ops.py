@@ -16,7 +16,6 @@ from nit_snn.recording import bits as spike_bits
 REST = {
     "seed": 3,
     "layer": 0,
-    "layers": 0,
     "replicas": 2,
     "antithetic": False,
     "rest": 0.0,

@@ -45,7 +45,6 @@ struct Stream {
     u64 seed;
     const i64 *pass;  // in device memory, so that a replayed graph draws anew
     int layer;
-    int layers;    // with noise in one layer at a time, how many there are; else 0
     int replicas;  // C; rows are replica-major
     int antithetic;
     int first_replica;  // where this process's replicas begin among those of all
@@ -53,15 +52,14 @@ struct Stream {
 
 // A kernel's own arguments are plain numbers and addresses, the only ones that every launcher knows.
 #define STREAM_PARAMETERS                                                                      \
-    u64 seed, const i64 *pass, int layer, int layers, int replicas, int antithetic,            \
-        int first_replica
-#define STREAM {seed, pass, layer, layers, replicas, antithetic, first_replica}
+    u64 seed, const i64 *pass, int layer, int replicas, int antithetic, int first_replica
+#define STREAM {seed, pass, layer, replicas, antithetic, first_replica}
 
 struct Row {
     u32 k0, k1;
     u32 sample, replica;
     u32 layer;
-    float sign;  // -1 for the second half of antithetic replicas, 0 where there is no noise
+    float sign;  // -1 for the second half of antithetic replicas
 };
 
 NIT_FN Row noise_of_row(Stream stream, i64 row, i64 rows) {
@@ -74,10 +72,9 @@ NIT_FN Row noise_of_row(Stream stream, i64 row, i64 rows) {
     found.replica = (u32)(row / samples);
     found.layer = (u32)stream.layer;
     found.sign = 1.0f;
-    if (stream.layers && (int)(found.replica % stream.layers) != stream.layer) found.sign = 0.0f;
     if (stream.antithetic && (int)found.replica >= stream.replicas / 2) {
         found.replica -= stream.replicas / 2;
-        found.sign = -found.sign;
+        found.sign = -1.0f;
     }
     found.replica += (u32)stream.first_replica;
     return found;

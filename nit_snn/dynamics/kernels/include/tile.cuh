@@ -54,14 +54,6 @@ NIT_FN u32 load_bytes(const u8 *from, int count) {
     return found;
 }
 
-// The `number`th of the rows that have noise: with noise in one layer at a time, these are
-// the rows of every `layers`th replica.
-NIT_FN i64 noisy_row(Stream stream, i64 number, i64 rows) {
-    if (!stream.layers) return number;
-    i64 samples = rows / stream.replicas;
-    return (stream.layer + number / samples * stream.layers) * samples + number % samples;
-}
-
 NIT_FN void store_sums(Tile tile, float (*sums)[SUMS], float *part) {
     i64 width = (i64)tile.inputs + 1;
     for (int p = 0; p < SUMS; ++p)

@@ -11,8 +11,8 @@ NIT_KERNEL void NIT_RESIDENT(256, 2) linear_gradient(
     LEVELS_PARAMETERS(scale),
     float *parts,         // (parts, O, I + 1), the bias last
     STREAM_PARAMETERS,
-    i64 units, i64 units_of_part, i64 steps, i64 rows, i64 noisy_rows, int inputs, int outputs,
-    int first_step, int slot) {
+    i64 units, i64 units_of_part, i64 steps, i64 rows, int inputs, int outputs, int first_step,
+    int slot) {
     NIT_SHARED Floats scores[DEPTH][OUTPUTS / 4], spikes[DEPTH][INPUTS / 4];
     Stream stream = STREAM;
     Tile tile = find_tile(outputs, inputs);
@@ -29,9 +29,9 @@ NIT_KERNEL void NIT_RESIDENT(256, 2) linear_gradient(
         for (int u = 0; u < UNITS; ++u) {
             int bit = (int)((slot + t) % 8), k = u * ROWS + tile.lane;
             if (fresh) {
-                i64 number = group * ROWS + tile.lane;
-                there = number < noisy_rows;
-                row = there ? noisy_row(stream, number, rows) : 0;
+                row = group * ROWS + tile.lane;
+                there = row < rows;
+                if (!there) row = 0;
                 source = noise_of_row(stream, row, rows);
                 a = weight[row];
             }

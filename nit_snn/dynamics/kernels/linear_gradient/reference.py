@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ....noise.philox import Stream, noise, whose
+from ....noise.philox import Stream, noise
 from ....recording.bits import unpack
 from ..noisy_lif.reference import spread
 
@@ -25,7 +25,7 @@ def linear_gradient(
         bits: Presynaptic spikes x, (planes, N, I) bytes (see `nit_snn.recording.bits`).
         weight: A, float32, (N,).
         scale: 1-D, one number, or one for each O / n neighbours: gain / sigma.
-        stream: Noise of the layer's outputs; where a row has none it adds nothing.
+        stream: Noise of the layer's outputs.
         outputs: O.
         steps: T.
         first_step: Number of the first step in the noise, counted from the layer's first call in
@@ -36,7 +36,7 @@ def linear_gradient(
         (O, I + 1), float32: the gradient of the weight, and of the bias as its last column.
     """
     _, rows, inputs = bits.shape
-    own = (weight.float() * (whose(stream, rows)[1][:, 0] != 0))[:, None]
+    own = weight.float()[:, None]
     total = own.new_zeros(outputs, inputs + 1)
     for t in range(steps):
         (eps,) = noise(stream, range(first_step + t, first_step + t + 1), rows, outputs)

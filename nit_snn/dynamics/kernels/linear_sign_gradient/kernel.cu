@@ -13,8 +13,8 @@ NIT_KERNEL void NIT_RESIDENT(256, 2) linear_sign_gradient(
     const float *weight,  // A, (N,)
     float *parts,         // (parts, O, I + 1), the bias last
     STREAM_PARAMETERS,
-    i64 units, i64 units_of_part, i64 steps, i64 rows, i64 noisy_rows, int inputs, int outputs,
-    int first_step, int slot) {
+    i64 units, i64 units_of_part, i64 steps, i64 rows, int inputs, int outputs, int first_step,
+    int slot) {
     NIT_SHARED Words signs[ROWS][OUTPUTS / 4], spikes[ROWS][INPUTS / 4];
     NIT_SHARED float weights[ROWS];
     NIT_SHARED Floats shares[ROWS][OUTPUTS / 4];
@@ -32,9 +32,9 @@ NIT_KERNEL void NIT_RESIDENT(256, 2) linear_sign_gradient(
 
     for (i64 unit = begin; unit < end; ++unit) {
         if (fresh) {
-            i64 number = group * ROWS + tile.lane;
-            there = number < noisy_rows;
-            row = there ? noisy_row(stream, number, rows) : 0;
+            row = group * ROWS + tile.lane;
+            there = row < rows;
+            if (!there) row = 0;
             source = noise_of_row(stream, row, rows);
         }
         i64 start = 32 * word - offset;  // the step of bit 0

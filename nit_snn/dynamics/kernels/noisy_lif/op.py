@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ....noise.philox import Stream
+from ...lif import RESETS, Dynamics
 from ..launch import Launch, check_size, launch, levels, over, placed, stream_arguments
-from .reference import RESETS, Dynamics
 from .reference import noisy_lif as reference
 
 

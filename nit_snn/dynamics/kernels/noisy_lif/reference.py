@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ....noise.philox import Stream, noise
 from ....recording.bits import pack_into
+from ...lif import Dynamics
 
-RESETS = ("none", "hard", "soft", "whole")
+
+def fires(membrane: Tensor, threshold: Tensor, dynamics: Dynamics) -> Tensor:
+    above = membrane - threshold
+    return above >= 0 if dynamics.or_equal else above > 0
 
 
-@dataclass(frozen=True)
-class Dynamics:
-    """What a membrane does from step to step, in units of the membrane.
+def drift(
+    state: Tensor,
+    current: Tensor,
+    decay: Tensor,
+    gain: Tensor,
+    threshold: Tensor,
+    dynamics: Dynamics,
+) -> Tensor:
+    """m: all of the membrane but the fresh noise."""
+    reset = fires(state, threshold, dynamics)
+    if not dynamics.delayed or dynamics.reset == "none":
+        reset = torch.zeros_like(reset)
+    if dynamics.reset == "hard":
+        state = torch.where(reset, dynamics.v_reset, state)
+    m = decay * (state - dynamics.rest) + dynamics.rest + gain * current
+    if dynamics.reset == "soft":
+        return m - reset * threshold
+    return m * ~reset if dynamics.reset == "whole" else m
 
-    Attributes:
-        rest: Where the leak leads to.
-        v_reset: Where a hard reset leads to.
-        reset: "none"; "hard", to `v_reset`; "soft", by the threshold; or "whole", which sets the
-            next drift to zero, current and all.
-        delayed: snnTorch: the reset is decided at the next step, on the membrane that was left.
-        or_equal: It fires at the threshold, too.
-    """
 
-    rest: float = 0.0
-    v_reset: float = 0.0
-    reset: str = "none"
-    delayed: bool = False
-    or_equal: bool = False
-
-    def fires(self, membrane: Tensor, threshold: Tensor) -> Tensor:
-        above = membrane - threshold
-        return above >= 0 if self.or_equal else above > 0
-
-    def drift(
-        self, state: Tensor, current: Tensor, decay: Tensor, gain: Tensor, threshold: Tensor
-    ) -> Tensor:
-        """m: all of the membrane but the fresh noise."""
-        reset = self.fires(state, threshold)
-        if not self.delayed or self.reset == "none":
-            reset = torch.zeros_like(reset)
-        if self.reset == "hard":
-            state = torch.where(reset, self.v_reset, state)
-        m = decay * (state - self.rest) + self.rest + gain * current
-        if self.reset == "soft":
-            return m - reset * threshold
-        return m * ~reset if self.reset == "whole" else m
-
-    def left_behind(self, membrane: Tensor, spike: Tensor, threshold: Tensor) -> Tensor:
-        """The state that the next step starts from."""
-        if self.delayed or self.reset == "none":
-            return membrane
-        if self.reset == "soft":
-            return membrane - spike * threshold
-        return torch.where(spike, self.v_reset, membrane)
+def left_behind(membrane: Tensor, spike: Tensor, threshold: Tensor, dynamics: Dynamics) -> Tensor:
+    """The state that the next step starts from."""
+    if dynamics.delayed or dynamics.reset == "none":
+        return membrane
+    if dynamics.reset == "soft":
+        return membrane - spike * threshold
+    return torch.where(spike, dynamics.v_reset, membrane)
 
 
 def spread(values: Tensor, inner: int) -> Tensor:
@@ -85,7 +70,8 @@ def noisy_lif(
             is in float32; membranes are rounded to this type at each step.
         state: (N, F), what the step before left; None for zero.
         bits: Takes the spikes as bits (see `nit_snn.recording.bits`) from bit `slot` on; None for
-        nowhere. decay: 1-D, one number, or one for each F / n neighbours.
+            nowhere.
+        decay: 1-D, one number, or one for each F / n neighbours.
         gain: Likewise, the factor of the current.
         threshold: Likewise.
         sigma: Likewise.
@@ -108,10 +94,10 @@ def noisy_lif(
     current = current.expand(steps, rows, inner)
     spikes, membranes = (current.new_empty(current.shape) for _ in range(2))
     for t in range(steps):
-        m = dynamics.drift(membrane, current[t].float(), decay, gain, threshold)
+        m = drift(membrane, current[t].float(), decay, gain, threshold, dynamics)
         u = (m + sigma * eps[t]).to(current.dtype).float()
-        spike = dynamics.fires(u, threshold)
-        membrane = dynamics.left_behind(u, spike, threshold).to(current.dtype).float()
+        spike = fires(u, threshold, dynamics)
+        membrane = left_behind(u, spike, threshold, dynamics).to(current.dtype).float()
         spikes[t], membranes[t] = spike, u
         if bits is not None:
             pack_into(bits, spike, slot + t)

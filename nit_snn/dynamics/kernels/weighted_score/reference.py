@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ....noise.philox import Stream, noise
 from ...lif import sign
-from ....noise.philox import Stream, noise, whose
-from ...firing import normal_hazard
 from ..noisy_lif.reference import spread
-from ..replay import Replay
 
 
 def weighted_score(
@@ -22,13 +20,10 @@ def weighted_score(
     signs: bool = False,
     summed: bool = False,
     dtype: torch.dtype = torch.float32,
-    replay: Replay | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """What multiplies `dm/dtheta` in Eq. 8, in Eq. 3 with `signs`, at some steps of a layer.
 
-    The score is eps; or its sign, +1 for zero; or in a replay its mean given the spike, the hazard
-    `phi(a) / (1 - Phi(a))` with one and eps without. Where a row has no noise in this layer, it
-    is 0.
+    The score is eps, or its sign, +1 for zero.
 
     Args:
         weight: A, float32, (N,), or (T, N), one for each step. It is over the number of rows
@@ -42,31 +37,14 @@ def weighted_score(
         signs: Take the signs of the noise (NIT-S).
         summed: Add the steps up, in float32.
         dtype: Of the result: float32, float16 or bfloat16.
-        replay: Condition on the spikes of these steps.
 
     Returns:
-        (T, N, F), or (N, F) if `summed`; and the state that a replay leaves behind, (N, F)
-        float32, or an empty tensor.
-
-    Raises:
-        ValueError: `signs` with `replay`.
+        (T, N, F), or (N, F) if `summed`.
     """
-    check(signs, replay)
     rows = weight.shape[-1]
     score = noise(stream, range(first_step, first_step + steps), rows, inner)
-    last = score.new_empty(0)
-    if replay is not None:
-        spikes, level, last = replay.run(score)
-        score = torch.where(spikes, normal_hazard(level), score)
-    elif signs:
+    if signs:
         score = sign(score)
-    noisy = whose(stream, rows)[1] != 0
-    own = weight.float().expand(steps, rows).unsqueeze(-1) * noisy
+    own = weight.float().expand(steps, rows).unsqueeze(-1)
     found = own * score * spread(scale.float(), inner)
-    return (found.sum(0) if summed else found).to(dtype), last
-
-
-def check(signs: bool, replay: Replay | None) -> None:
-    """Refuses the sign of a mean, which is not the mean of the sign."""
-    if signs and replay is not None:
-        raise ValueError("Signs of the noise are not conditioned on spikes: drop one of the two.")
+    return (found.sum(0) if summed else found).to(dtype)
