@@ -33,7 +33,7 @@ def test_nothing_is_left_of_a_network(make: Any, options: dict[str, Any]) -> Non
         soak.train_once(make, options, x, y, steps=1)
     before = soak.tensors()
     soak.train_once(make, options, x, y, steps=2)
-    assert soak.tensors() == before
+    assert soak.tensors() <= before  # fewer, where what other tests left is still going
 
 
 @pytest.mark.parametrize("make", soak.NETWORKS)
