@@ -51,12 +51,12 @@ class Ranks:
             AttachError: There is no process group, or no such way of sharing.
         """
         if shares not in MODES:
-            raise AttachError(f"distributed must be one of {MODES}, got {shares!r}.")
+            raise AttachError(f"shard must be one of {MODES}, got {shares!r}.")
         if shares is None:
             return Ranks()
         if not (dist.is_available() and dist.is_initialized()):
             raise AttachError(
-                f"distributed={shares!r} needs a process group. Start with torchrun, and call "
+                f"shard={shares!r} needs a process group. Start with torchrun, and call "
                 "torch.distributed.init_process_group() before the learner is attached."
             )
         return Ranks(shares, dist.get_rank(), dist.get_world_size())
@@ -84,11 +84,6 @@ class Ranks:
         """Number of this process's first replica among all, if every process has so many."""
         return self.rank * own if self.shares == "replicas" else 0
 
-    def part(self, number: int, parts: int) -> Ranks:
-        """Who makes one of `parts` equal shares of what this process makes of each sample."""
-        first = self.rank if self.shares == "replicas" else 0
-        return Ranks("replicas", first * parts + number, self.sharers * parts)
-
     @property
     def sharers(self) -> int:
         """Among how many processes each sample's replicas are shared out."""
@@ -114,16 +109,6 @@ class Ranks:
         with together():
             dist.all_reduce(total)
         return total
-
-    def largest(self, *numbers: int) -> list[int]:
-        """The largest of each over all processes, on the CPU or, with NCCL, the GPU."""
-        if self.shares is None:
-            return list(numbers)
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        found = torch.tensor(numbers, device=device)
-        with together():
-            dist.all_reduce(found, dist.ReduceOp.MAX)
-        return [int(number) for number in found]
 
     def own_seed(self, seed: int) -> int:
         """The same everywhere for shared replicas, another in each process for shared samples."""
@@ -202,6 +187,6 @@ def check_wrapper(net: nn.Module) -> None:
         how = "sharded" if sharded else f"wrapped in {', '.join(found)}"
         raise AttachError(
             f"The network is {how}, whose own hooks work on gradients that autograd makes, and "
-            "these are not. Attach the learner to the plain network, with distributed='replicas' "
-            "or 'samples'."
+            "these are not. Attach the learner to the plain network, with shard='replicas' or "
+            "'samples'."
         )

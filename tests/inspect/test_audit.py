@@ -465,16 +465,16 @@ def test_what_the_noise_does_not_reach_is_left_out() -> None:
     report = audit(Readout(), entropies, *batch(), sigma=1.0, **QUICK)
     assert set(report.left_out) == {"fc2.weight", "fc2.bias", "lif.threshold"}
     assert report.layers == (WHOLE, "fc1")
-    assert report.control == "network"
+    assert report.credit == "layers"
     assert "fc2.weight" in str(report)
 
 
-def test_the_yardstick_does_without_control_where_it_has_to() -> None:
+def test_the_yardstick_does_without_a_credit_where_it_has_to() -> None:
     """A loss on membranes alone, and neurons that inhibit each other."""
-    assert audit(SnnTorchNet(), entropies, *batch(), sigma=1.0, **QUICK).control == "none"
+    assert audit(SnnTorchNet(), entropies, *batch(), sigma=1.0, **QUICK).credit == "none"
     with pytest.warns(UserWarning, match="Inhibition"):
         net = Readout(inhibition=True)
-    assert audit(net, entropies, *batch(), sigma=1.0, **QUICK).control == "none"
+    assert audit(net, entropies, *batch(), sigma=1.0, **QUICK).credit == "none"
 
 
 def test_an_unbiased_gradient_that_is_zero_is_unresolved() -> None:

@@ -91,12 +91,12 @@ def equal(a: Any, b: Any) -> bool:
     "options",
     [
         {},
-        {"noise": "table"},
-        {"memory": "bits"},
-        {"sobol": True},
+        {"noise_reuse": True},
+        {"credit": "none", "recompute": True},
         {"antithetic": True, "learn_sigma": True},
-        {"control": "network"},
-        {"control": "time", "conditional": "pathwise"},
+        {"credit": "layers"},
+        {"credit": "layers", "residual": 1},
+        {"credit": "time", "conditional": True, "residual": 1},
     ],
 )
 def test_what_is_restored_goes_on_as_if_nothing_had_been(

@@ -71,19 +71,16 @@ def learn(
     # Each process starts from weights of its own; the first one's count.
     torch.manual_seed(dist.get_rank() if dist.is_initialized() else 0)
     net = swap_neurons(Readout(framework), sigma=0.8)
-    learner = NITLearner(net, **{"replicas": 8, "seed": 3, **options})
+    learner = NITLearner(net, **{"replicas": 8, "credit": "none", "seed": 3, **options})
     means = []
 
     def losses_of(x: Tensor) -> Tensor:
         losses = (net(x) - 1).square().sum(1)
-        if options.get("causal"):
+        if options.get("per_step_losses"):
             return torch.stack([losses * (t + 1) for t in range(4)])
         return losses
 
     for _ in range(passes):
-        if "memory" in options:
-            means.append(learner.learn(losses_of, x).item())
-            continue
         with learner.record():
             losses = losses_of(learner.expand(x))
         means.append(learner.backward(losses).item())
@@ -93,13 +90,16 @@ def learn(
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("snntorch", {}),
     ("spikingjelly", {"learn_sigma": True, "rule": "nit-s"}),
-    ("snntorch", {"antithetic": True, "layerwise": True, "replicas": 32}),
-    ("snntorch", {"baseline": "batch-mean", "causal": True}),
-    ("spikingjelly", {"noise": "table", "baseline": "none"}),
-    ("snntorch", {"antithetic": True, "replicas": 16, "memory": "replay", "memory_limit": 1}),
-    ("spikingjelly", {"memory": "bits", "memory_limit": 1}),
+    ("snntorch", {"antithetic": True, "replicas": 16}),
+    ("snntorch", {"baseline": "batch-mean", "per_step_losses": True}),
+    ("spikingjelly", {"noise_reuse": True, "baseline": "none"}),
+    ("snntorch", {"antithetic": True, "replicas": 16, "recompute": True}),
+    ("spikingjelly", {"recompute": True}),
+    ("spikingjelly", {"conditional": True, "learn_sigma": True}),
+    ("snntorch", {"credit": "layers", "residual": 0}),
+    ("spikingjelly", {"credit": "time", "residual": 0, "learn_sigma": True}),
     ("kernels", {}),
-    ("kernels", {"antithetic": True, "layerwise": True, "replicas": 16}),
+    ("kernels", {"antithetic": True, "replicas": 16}),
 ]
 
 
@@ -114,7 +114,7 @@ def one_case(framework: str, options: dict[str, Any]) -> Any:
 
 
 def all_cases(rank: int) -> list[Any]:
-    return [one_case(name, {**options, "distributed": "replicas"}) for name, options in CASES]
+    return [one_case(name, {**options, "shard": "replicas"}) for name, options in CASES]
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -130,12 +130,12 @@ def test_the_gradient_does_not_depend_on_who_has_which_replicas(size: int, tmp_p
 
 
 def unlike_limits(rank: int) -> Any:
-    """One process has little memory, and the other goes along with its plan."""
-    options = {"memory": "auto", "memory_limit": 10 ** (rank * 9), "distributed": "replicas"}
+    """One process has little memory, and draws the noise again; the other keeps it."""
+    options = {"memory_budget": 10 ** (rank * 9), "shard": "replicas"}
     return one_case("snntorch", options)
 
 
-def test_processes_agree_on_how_a_batch_is_split(tmp_path: Path) -> None:
+def test_processes_may_differ_in_memory(tmp_path: Path) -> None:
     (results,) = run(2, tmp_path / "ranks", unlike_limits)
     wanted, means = one_case("snntorch", {})
     for found, others in results:
@@ -144,16 +144,19 @@ def test_processes_agree_on_how_a_batch_is_split(tmp_path: Path) -> None:
             torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
 
 
+READOUT = {"credit": "readout", "residual": 1}
+
+
 def shared_samples(rank: int) -> Any:
     torch.manual_seed(20 + rank)
     x = torch.randn(5, 4)
-    found = learn("spikingjelly", {"distributed": "samples", "control": "readout"}, x, passes=1)
+    found = learn("spikingjelly", {"shard": "samples", **READOUT}, x, passes=1)
     return (*found, x)
 
 
 def bad_in_one(rank: int) -> str:
     net = swap_neurons(Readout("snntorch"))
-    learner = NITLearner(net, replicas=4, seed=3, distributed="replicas")
+    learner = NITLearner(net, replicas=4, seed=3, shard="replicas")
     with learner.record():
         net(learner.expand(torch.randn(5, 4)))
     losses = torch.full((10,), float("nan") if rank else 1.0)
@@ -169,7 +172,7 @@ def bad_in_one(rank: int) -> str:
 def skipped_in_all(rank: int) -> tuple[int, float]:
     """A bad loss, and then a gradient that is bad, in one process: both leave the batch out."""
     net = swap_neurons(Readout("snntorch"))
-    learner = NITLearner(net, replicas=4, seed=3, distributed="replicas", nonfinite="skip")
+    learner = NITLearner(net, replicas=4, seed=3, shard="replicas", on_nonfinite="skip")
     x = torch.ones(5, 4)
     for p in net.parameters():
         p.grad = torch.ones_like(p)
@@ -187,11 +190,10 @@ def refusals(rank: int) -> list[str]:
         {"replicas": 7},
         {"replicas": 6, "antithetic": True},
         {"replicas": "auto"},
-        {"replicas": 8, "control": "readout"},
-        {"replicas": 8, "sobol": True},
+        {"replicas": 8, "credit": "readout", "residual": 1},
     ):
         with pytest.raises(AttachError) as error:
-            NITLearner(swap_neurons(SnnTorchNet()), distributed="replicas", **options)
+            NITLearner(swap_neurons(SnnTorchNet()), shard="replicas", **options)
         found.append(str(error.value))
     wrapped = nn.parallel.DistributedDataParallel(swap_neurons(SnnTorchNet()))
     with pytest.raises(AttachError) as error:
@@ -212,7 +214,7 @@ def test_shared_samples_have_noise_of_their_own_and_one_gradient(pair: list[list
     for name, gradient in first.items():
         assert torch.equal(gradient, second[name])
     parts = [
-        learn("spikingjelly", {"control": "readout", "seed": 3 + r * 0x9E3779B97F4A7C15}, x, 1)
+        learn("spikingjelly", {**READOUT, "seed": 3 + r * 0x9E3779B97F4A7C15}, x, 1)
         for r, (_, _, x) in enumerate(pair[0])
     ]
     assert means == pytest.approx([(parts[0][1][0] + parts[1][1][0]) / 2])
@@ -230,7 +232,7 @@ def test_a_bad_batch_in_one_process_is_skipped_by_all(pair: list[list[Any]]) -> 
 
 
 def test_what_cannot_be_shared_out_is_refused(pair: list[list[Any]]) -> None:
-    words = ["multiple of 2", "multiple of 4", "differently", "all replicas", "all replicas"]
+    words = ["multiple of 2", "multiple of 4", "differently", "all replicas"]
     for message, word in zip(pair[2][0], [*words, "DistributedDataParallel"], strict=True):
         assert word in message
 
@@ -240,8 +242,7 @@ def test_what_cannot_be_shared_out_is_refused(pair: list[list[Any]]) -> None:
     [
         ("torch", {}),
         ("reference", {}),
-        ("torch", {"noise": "table"}),
-        ("torch", {"sobol": True}),
+        ("torch", {"noise_reuse": True}),
     ],
     ids=str,
 )
@@ -255,7 +256,7 @@ def test_shared_samples_never_share_noise(
     for rank in range(2):
         monkeypatch.setattr(Ranks, "of", lambda shares, rank=rank: Ranks(shares, rank, 2))
         net = swap_neurons(SnnTorchNet())
-        learner = NITLearner(net, replicas=4, seed=1, distributed="samples", **options)
+        learner = NITLearner(net, replicas=4, seed=1, shard="samples", **options)
         noise, _ = learner._source.next(4, [torch.device("cpu")])
         drawn.append(noise.draw((8, 5), index=0, layer=0, call=0, layers=2))
     assert not (drawn[0].abs() == drawn[1].abs()).any()
@@ -264,7 +265,7 @@ def test_shared_samples_never_share_noise(
 def test_without_a_process_group() -> None:
     for shares, message in (("replicas", "torchrun"), ("ranks", "one of")):
         with pytest.raises(AttachError, match=message):
-            NITLearner(swap_neurons(SnnTorchNet()), replicas=4, distributed=shares)
+            NITLearner(swap_neurons(SnnTorchNet()), replicas=4, shard=shares)
 
 
 def test_the_example_is_the_same_run_however_many_processes_there_are(tmp_path: Path) -> None:

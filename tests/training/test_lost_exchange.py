@@ -18,12 +18,12 @@ from nit_snn import NITLearner, swap_neurons
 from nit_snn.errors import DistributedError
 from nit_snn.training.distributed import Ranks, together
 
-#: How a batch is learned from; None by record() and backward().
-WAYS: dict[str, dict[str, Any] | None] = {
-    "backward": None,
-    "learn": {"memory": "scores"},
-    "shares": {"memory": "bits", "memory_limit": 1},
-    "replay": {"memory": "replay"},
+#: How a batch is learned from.
+WAYS: dict[str, dict[str, Any]] = {
+    "scores": {"credit": "none"},
+    "recompute": {"credit": "none", "recompute": True},
+    "conditional": {"credit": "none", "conditional": True},
+    "credit": {"credit": "layers", "residual": 0},
 }
 
 
@@ -76,24 +76,22 @@ class Readout(nn.Module):
 def learner_of(way: str, shares: str, **options: Any) -> NITLearner:
     torch.manual_seed(0)
     net = swap_neurons(Readout(), sigma=0.8)
-    return NITLearner(net, replicas=8, seed=1, distributed=shares, **(WAYS[way] or {}), **options)
+    return NITLearner(net, replicas=8, seed=1, shard=shares, **WAYS[way], **options)
 
 
-def update(learner: NITLearner, way: str, bad: str = "") -> Tensor:
+def update(learner: NITLearner, bad: str = "") -> Tensor:
     x = torch.ones(5, 4)
 
     def losses_of(x: Tensor) -> Tensor:
         out = learner.net(x).sum(1)
         return out + BAD[bad](out)
 
-    if WAYS[way] is not None:
-        return learner.learn(losses_of, x)
     with learner.record():
         losses = losses_of(learner.expand(x))
     return learner.backward(losses)
 
 
-def struck(learner: NITLearner, way: str, exchange: Exchange, bad: str = "") -> int:
+def struck(learner: NITLearner, exchange: Exchange, bad: str = "") -> int:
     """Has one exchange after the other of an update fail; how many there are."""
     for fails in range(1, 100):
         for held in (False, True):
@@ -102,7 +100,7 @@ def struck(learner: NITLearner, way: str, exchange: Exchange, bad: str = "") -> 
             for p, gradient in zip(learner.parameters(), before, strict=True):
                 p.grad = gradient
             try:
-                update(learner, way, bad)
+                update(learner, bad)
             except DistributedError:
                 for p, gradient in zip(learner.parameters(), before, strict=True):
                     assert p.grad is gradient, f"exchange {fails}"
@@ -115,12 +113,12 @@ def struck(learner: NITLearner, way: str, exchange: Exchange, bad: str = "") -> 
 
 
 @pytest.mark.parametrize("shares", ["replicas", "samples"])
-@pytest.mark.parametrize("nonfinite", ["raise", "skip", "write"])
+@pytest.mark.parametrize("on_nonfinite", ["raise", "skip", "write"])
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_is_written(way: str, nonfinite: str, shares: str, exchange: Exchange) -> None:
-    learner = learner_of(way, shares, nonfinite=nonfinite)
+def test_nothing_is_written(way: str, on_nonfinite: str, shares: str, exchange: Exchange) -> None:
+    learner = learner_of(way, shares, on_nonfinite=on_nonfinite)
     # Whether the losses can be used, their mean, and the gradient, at the least.
-    assert struck(learner, way, exchange) >= 3
+    assert struck(learner, exchange) >= 3
     assert all(bool((p.grad != 1).any()) for p in learner.parameters())  # the last was whole
     assert learner.skipped == 0
 
@@ -129,18 +127,18 @@ def test_nothing_is_written(way: str, nonfinite: str, shares: str, exchange: Exc
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 @pytest.mark.parametrize("way", WAYS)
 def test_nor_is_a_bad_batch_counted(way: str, bad: str, shares: str, exchange: Exchange) -> None:
-    learner = learner_of(way, shares, nonfinite="skip")
-    assert struck(learner, way, exchange, bad) >= 2
+    learner = learner_of(way, shares, on_nonfinite="skip")
+    assert struck(learner, exchange, bad) >= 2
     assert learner.skipped == 2  # without a gradient before, and with one
 
 
 def test_nor_by_an_interrupt(exchange: Exchange) -> None:
-    learner = learner_of("backward", "samples", nonfinite="write")
+    learner = learner_of("scores", "samples", on_nonfinite="write")
     for p in learner.parameters():
         p.grad = torch.ones_like(p)
     exchange.fails, exchange.error = 3, KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        update(learner, "backward")
+        update(learner)
     assert all(bool((p.grad == 1).all()) for p in learner.parameters())
 
 

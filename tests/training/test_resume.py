@@ -120,15 +120,18 @@ NETWORKS = [SnnTorchLinear, SnnTorchConv, SpikingJellyLinear, SpikingJellyConv]
 
 
 def weights_after(build: Callable[[], nn.Module], **options: object) -> Tensor:
-    """All weights after five updates by `learn`, or by `record` and `backward`."""
+    """All weights after five updates."""
     torch.manual_seed(0)
     net = swap_neurons(build(), sigma=0.5)
     x, y = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
-    learner = NITLearner(net, replicas=8, seed=7, **options)
+    learner = NITLearner(net, seed=7, **options)
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-2)
     for _ in range(5):
         optimizer.zero_grad()
-        learner.learn(lambda a, b: F.cross_entropy(net(a), b, reduction="none"), x, y)
+        with learner.record():
+            xr, yr = learner.expand(x, y)
+            losses = F.cross_entropy(net(xr), yr, reduction="none")
+        learner.backward(losses)
         optimizer.step()
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
@@ -141,7 +144,11 @@ def deterministic() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("build", NETWORKS)
-@pytest.mark.parametrize("options", [{}, {"control": "time", "conditional": "pathwise"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"credit": "none"}, {"replicas": 8, "credit": "time", "conditional": True, "residual": 1}],
+    ids=str,
+)
 def test_deterministic_algorithms(
     build: Callable[[], nn.Module], options: dict[str, object], deterministic: None
 ) -> None:
@@ -152,7 +159,7 @@ def test_deterministic_algorithms(
 @pytest.mark.parametrize("build", NETWORKS)
 def test_every_way_of_keeping_a_pass_trains_alike(build: Callable[[], nn.Module]) -> None:
     """Within each way bit by bit; between them to rounding, for sums run in another order."""
-    ways = [{"memory": memory} for memory in ("scores", "bits", "replay")]
+    ways = [{"credit": "none", "recompute": recompute} for recompute in (False, True)]
     first = weights_after(build, **ways[0])
     for way in ways:
         found = weights_after(build, **way)
