@@ -1,4 +1,4 @@
-"""The control variates; that they are unbiased is in `test_unbiased`."""
+"""Credits as control variates; that they are unbiased with a residual of 1 is in `test_unbiased`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from conftest import SnnTorchNet, SpikingJellyNet
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
-from nit_snn.errors import AttachError, LossError
-from nit_snn.estimators.control import FiringRecord
-from nit_snn.recording.synapse_taps import Source
+from nit_snn.errors import AttachError, LossError, UnreachedParameterWarning
+from nit_snn.recording.spike_node import NodeState
+from nit_snn.recording.synapse_taps import SynapseCall
+from nit_snn.recording.trace import LayerTrace, PassTrace, Segment
 
 X = torch.linspace(-1, 2, 24).view(6, 4)
 
@@ -25,13 +26,13 @@ X = torch.linspace(-1, 2, 24).view(6, 4)
 def taken(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The layers that took the fast route, filled as they do."""
     taken: set[str] = set()
-    original = Source.parameter_gradients
+    original = SynapseCall.gradients_of
 
-    def spy(self: Source, *arguments: Any) -> Any:
+    def spy(self: SynapseCall, *arguments: Any, **options: Any) -> Any:
         taken.add(self.name)
-        return original(self, *arguments)
+        return original(self, *arguments, **options)
 
-    monkeypatch.setattr(Source, "parameter_gradients", spy)
+    monkeypatch.setattr(SynapseCall, "gradients_of", spy)
     return taken
 
 
@@ -61,7 +62,7 @@ def estimates(
     **options: Any,
 ) -> dict[str, Tensor]:
     """Gradients of `passes` passes by parameter name, (passes, *)."""
-    learner = NITLearner(net, replicas=8, seed=4, **options)
+    learner = NITLearner(net, replicas=8, seed=4, residual=1, **{"credit": "none", **options})
     found: dict[str, list[Tensor]] = {n: [] for n, _ in net.named_parameters()}
     for _ in range(passes):
         net.zero_grad()
@@ -77,8 +78,8 @@ def estimates(
 @pytest.mark.montecarlo
 @pytest.mark.parametrize(
     "options",
-    [{}, {"conditional": True}, {"conditional": "pathwise"}, {"rule": "nit-s"}],
-    ids=["nit", "conditional", "pathwise", "nit-s"],
+    [{}, {"conditional": True}, {"rule": "nit-s"}],
+    ids=["nit", "conditional", "nit-s"],
 )
 def test_it_lowers_the_variance_and_keeps_the_mean(options: dict[str, Any]) -> None:
     """500 estimates each. The variance of the layer that is read must fall by a third or more
@@ -89,7 +90,7 @@ def test_it_lowers_the_variance_and_keeps_the_mean(options: dict[str, Any]) -> N
     with torch.no_grad():
         net.readout.weight.mul_(4)
     plain = estimates(net, 500, **options)
-    controlled = estimates(net, 500, control="readout", **options)
+    controlled = estimates(net, 500, credit="readout", **options)
     for name in ("fc1.weight", "fc2.weight"):
         ratio = controlled[name].var(0).sum() / plain[name].var(0).sum()
         assert ratio < 2 / 3, (name, ratio)
@@ -108,8 +109,8 @@ def test_through_the_network_it_lowers_the_variance_of_the_layer_before_too() ->
     with torch.no_grad():
         net.fc2.weight.copy_(0.3 + 0.05 * torch.randn(8, 8))
         net.readout.weight.copy_(torch.tensor([0.1, -0.1, 0.0])[:, None].expand(3, 8))
-    readout = estimates(net, 300, control="readout")
-    network = estimates(net, 300, control="network")
+    readout = estimates(net, 300, credit="readout")
+    network = estimates(net, 300, credit="layers")
     ratio = network["fc1.weight"].var(0).sum() / readout["fc1.weight"].var(0).sum()
     assert ratio < 2 / 3, ratio
     for name in ("fc1.weight", "fc2.weight"):
@@ -126,8 +127,8 @@ def test_through_time_it_lowers_the_variance_where_membranes_remember(reset: str
     torch.manual_seed(0)
     net = swap_neurons(Readout(steps=6, beta=0.9, reset=reset), sigma=2.0)
     linear = {"loss": lambda out: out.sum(1)}
-    network = estimates(net, 300, control="network", conditional="pathwise", **linear)
-    time = estimates(net, 300, control="time", conditional="pathwise", **linear)
+    network = estimates(net, 300, credit="layers", conditional=True, **linear)
+    time = estimates(net, 300, credit="time", conditional=True, **linear)
     ratio = time["fc1.weight"].var(0).sum() / network["fc1.weight"].var(0).sum()
     assert ratio < 1 / 2, ratio
     for name in ("fc1.weight", "fc2.weight"):
@@ -137,25 +138,28 @@ def test_through_time_it_lowers_the_variance_where_membranes_remember(reset: str
 
 def records() -> int:
     gc.collect()
-    return sum(type(held) is FiringRecord for held in gc.get_objects())
+    kinds = (PassTrace, LayerTrace, Segment, NodeState)
+    return sum(type(held) in kinds for held in gc.get_objects())
 
 
-@pytest.mark.parametrize("control", ["readout", "network", "time"])
-def test_a_pass_leaves_nothing_behind(control: str) -> None:
+@pytest.mark.parametrize("residual", [0, 1, "auto"])
+@pytest.mark.parametrize("credit", ["readout", "layers", "time"])
+def test_a_pass_leaves_nothing_behind(credit: str, residual: float | str) -> None:
     net = swap_neurons(Readout())
-    learner = NITLearner(net, replicas=4, control=control, conditional="pathwise")
+    learner = NITLearner(net, replicas=4, credit=credit, residual=residual, conditional=True)
     before = records()
     for _ in range(5):
         with learner.record():
             out = net(learner.expand(X))
         learner.backward(out.square().sum(1))
+    del out
     assert records() == before
 
 
 def test_the_backward_pass_of_the_control_writes_nothing_and_ends_at_the_layer_before() -> None:
     """What `backward` writes is the estimate alone: the readout's own gradient is autograd's."""
     net = swap_neurons(Readout().double())
-    learner = NITLearner(net, replicas=4, seed=3, control="network")
+    learner = NITLearner(net, replicas=4, seed=3, credit="layers", residual=1)
     with learner.record():
         out = net(learner.expand(X.double()))
         losses = out.square().sum(1)
@@ -164,38 +168,35 @@ def test_the_backward_pass_of_the_control_writes_nothing_and_ends_at_the_layer_b
     torch.testing.assert_close(net.readout.weight.grad, expected)
 
 
-def test_after_the_first_pass_only_the_layer_that_is_read_is_controlled() -> None:
+def test_only_layers_that_are_read_have_a_credit() -> None:
     net = swap_neurons(Readout())
-    learner = NITLearner(net, replicas=4, control="readout")
-    offered = []
-    for _ in range(2):
+    for credit, names in (("readout", {"lif2"}), ("layers", {"lif1", "lif2"})):
+        learner = NITLearner(net, replicas=4, credit=credit, residual=1)
         with learner.record():
             out = net(learner.expand(X))
-        assert learner._recording is not None
-        offered.append(len(learner._recording.firing))
-        learner.backward(out.square().sum(1))
-    assert offered == [2, 1]
-    assert learner._controlled == {"lif2"}
+        found = learner._choice.estimator.estimate(learner._recorder.trace, out.square().sum(1))
+        assert {layer.name for layer in found.reached} == names
+        learner.close()
 
 
-@pytest.mark.parametrize("control", ["readout", "network"])
-def test_layers_behind_controlled_spikes_keep_the_fast_route(control: str, taken: set[str]) -> None:
+@pytest.mark.parametrize("credit", ["readout", "layers"])
+def test_layers_behind_controlled_spikes_keep_the_fast_route(credit: str, taken: set[str]) -> None:
     net = swap_neurons(Readout())
-    learner = NITLearner(net, replicas=4, control=control)
+    learner = NITLearner(net, replicas=4, credit=credit, residual=1)
     with learner.record():
         out = net(learner.expand(X))
     learner.backward(out.square().sum(1))
     assert taken == {"fc1", "fc2"}
 
 
-@pytest.mark.parametrize("control", ["readout", "network"])
-def test_both_step_modes_of_spikingjelly_agree(control: str) -> None:
+@pytest.mark.parametrize("credit", ["readout", "layers"])
+def test_both_step_modes_of_spikingjelly_agree(credit: str) -> None:
     """Single-step spikes are read one by one, multi-step ones as a whole sequence."""
     found = []
     for mode in ("s", "m"):
         torch.manual_seed(1)
         net = swap_neurons(SpikingJellyNet(mode=mode).double())
-        learner = NITLearner(net, replicas=4, seed=2, control=control)
+        learner = NITLearner(net, replicas=4, seed=2, credit=credit, residual=1)
         for _ in range(2):
             net.zero_grad()
             with learner.record():
@@ -207,40 +208,60 @@ def test_both_step_modes_of_spikingjelly_agree(control: str) -> None:
 
 def test_a_loss_without_a_derivative_in_the_spikes_is_refused() -> None:
     net = swap_neurons(Readout())
-    learner = NITLearner(net, replicas=4, control="readout")
+    learner = NITLearner(net, replicas=4, credit="readout", residual=1)
     with learner.record():
         out = net(learner.expand(X))
-    with pytest.raises(LossError, match="control='none'"):
-        learner.backward((out.argmax(1) == 0).float())
-    membranes = swap_neurons(SnnTorchNet())
-    learner = NITLearner(membranes, replicas=4, control="readout")
-    with learner.record():
-        out = membranes(learner.expand(X))
     with pytest.raises(LossError, match="derivative in the spikes"):
-        learner.backward(out.sum(1))
-    assert all(p.grad is None for p in [*net.parameters(), *membranes.parameters()])
+        learner.backward((out.argmax(1) == 0).float())
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("credit", ["readout", "time"])
+def test_a_loss_of_membranes_alone_has_no_coefficients_of_the_last_layer(credit: str) -> None:
+    """What is left is the likelihood ratio, exactly."""
+    found = []
+    for options in ({"credit": "none"}, {"credit": credit, "residual": 1}):
+        net = swap_neurons(Last().double())
+        torch.nn.init.constant_(net.fc.weight, 0.4)
+        torch.nn.init.constant_(net.fc.bias, 0.1)
+        learner = NITLearner(net, replicas=4, seed=2, **options)
+        with learner.record():
+            losses = net(learner.expand(X.double())).square().sum(1)
+        learner.backward(losses)
+        found.append(net.fc.weight.grad)
+    assert found[0].abs().max() > 0
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+
+
+class Last(nn.Module):
+    """One step of one noisy layer, of which the membrane is read; (N, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(4, 3), snn.Leaky(beta=0.7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lif(self.fc(x), self.lif.reset_mem())[1]
 
 
 @pytest.mark.parametrize(
     ("net", "options", "message"),
     [
         (Readout(), {"baseline": "batch-mean"}, "leave-one-out"),
-        (Readout(), {"control": "something"}, "must be one of"),
+        (Readout(), {"credit": "something"}, "must be one of"),
+        (Readout(), {"replicas": 1}, "at least 2 replicas"),
+        (Readout(), {"per_step_losses": True}, "residual=0"),
+        (Readout(), {"forward_only": True}, "backward pass"),
         (SnnTorchNet(state_quant=torch.round), {}, "quantised"),
     ],
-    ids=["other baseline", "unknown", "quantised"],
+    ids=["other baseline", "unknown", "one replica", "per step", "forward only", "quantised"],
 )
 def test_where_it_would_be_biased_it_is_refused(
     net: nn.Module, options: dict[str, Any], message: str
 ) -> None:
+    given = {"replicas": 4, "credit": "readout", "residual": 1, **options}
     with pytest.raises(AttachError, match=message):
-        NITLearner(swap_neurons(net), replicas=4, **{"control": "readout", **options})
-
-
-@pytest.mark.parametrize("conditional", [False, True])
-def test_control_through_time_needs_scores_of_the_spikes_alone(conditional: bool) -> None:
-    with pytest.raises(AttachError, match="conditional='pathwise'"):
-        NITLearner(swap_neurons(Readout()), replicas=4, control="time", conditional=conditional)
+        NITLearner(swap_neurons(net), **given)
 
 
 class Behind(nn.Module):
@@ -277,7 +298,7 @@ def test_a_block_without_parameters_behind_controlled_spikes_leaves_the_fast_rou
 ) -> None:
     """Which NIT-S needs: on the general route there is no presynaptic sign."""
     net = swap_neurons(build())
-    learner = NITLearner(net, replicas=4, control="time", conditional="pathwise", rule=rule)
+    learner = NITLearner(net, replicas=4, credit="time", residual=1, conditional=True, rule=rule)
     with learner.record():
         out = net(learner.expand(X))
     learner.backward(out.square().sum(1))
@@ -287,7 +308,7 @@ def test_a_block_without_parameters_behind_controlled_spikes_leaves_the_fast_rou
 
 def test_parameters_behind_controlled_spikes_are_not_forgotten() -> None:
     net = swap_neurons(Behind(nn.PReLU()))
-    learner = NITLearner(net, replicas=4, control="network")
+    learner = NITLearner(net, replicas=4, credit="layers", residual=1)
     with learner.record():
         out = net(learner.expand(X))
     learner.backward(out.square().sum(1))
@@ -296,7 +317,7 @@ def test_parameters_behind_controlled_spikes_are_not_forgotten() -> None:
 
 def test_a_frozen_noise_level_is_left_alone() -> None:
     net = swap_neurons(Behind(nn.Identity()))
-    learner = NITLearner(net, replicas=4, control="network", learn_sigma=True)
+    learner = NITLearner(net, replicas=4, credit="layers", residual=1, learn_sigma=True)
     net.lif1.sigma.requires_grad_(False)
     with learner.record():
         out = net(learner.expand(X))
@@ -305,28 +326,37 @@ def test_a_frozen_noise_level_is_left_alone() -> None:
     assert net.lif2.sigma.grad is not None
 
 
-def test_a_loss_may_read_another_layer_later_on() -> None:
+@pytest.mark.parametrize("credit", ["readout", "time"])
+def test_a_loss_may_read_another_layer_later_on(credit: str) -> None:
+    """The second pass's gradient is what it is without the first."""
     net = swap_neurons(Readout())
-    learner = NITLearner(net, replicas=4, control="readout")
 
-    def learn(layer: int) -> None:
+    def learn(learner: NITLearner, layer: int) -> list[Tensor | None]:
+        net.zero_grad()
         with learner.record():
             x = learner.expand(X)
             spk1, _ = net.lif1(net.fc1(x), net.lif1.reset_mem())
             spk2, _ = net.lif2(net.fc2(spk1), net.lif2.reset_mem())
         learner.backward((spk1 if layer == 1 else spk2).sum(1))
+        return [p.grad for p in net.parameters() if p.grad is not None]
 
-    learn(1)
-    with pytest.raises(LossError, match="control"):
-        learn(2)
-    learn(2)
+    options = {"replicas": 4, "seed": 1, "credit": credit, "residual": 1}
+    learner = NITLearner(net, **options)
+    with pytest.warns(UnreachedParameterWarning):
+        learn(learner, 1)
+        found = learn(learner, 2)
+    learner.close()
+    fresh = NITLearner(net, **options)
+    fresh.passes = 1
+    with pytest.warns(UnreachedParameterWarning):
+        torch.testing.assert_close(found, learn(fresh, 2))
 
 
-@pytest.mark.parametrize("control", ["none", "time"])
-def test_a_pass_leaves_no_graph_in_recurrent_neurons_either(control: str) -> None:
+@pytest.mark.parametrize("credit", ["none", "time"])
+def test_a_pass_leaves_no_graph_in_recurrent_neurons_either(credit: str) -> None:
     neuron = snn.RLeaky(beta=0.7, linear_features=6, init_hidden=True)
     net = swap_neurons(nn.Sequential(nn.Linear(4, 6), neuron))
-    learner = NITLearner(net, replicas=4, control=control, conditional="pathwise")
+    learner = NITLearner(net, replicas=4, credit=credit, residual=1, conditional=True)
     with learner.record():
         x = learner.expand(X)
         out = sum(net(x) for _ in range(3))

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
-from nit_snn.estimators.baselines import Sharing
-from nit_snn.estimators.control_coefficients import Entry, settle
+from nit_snn.dynamics.firing import Firing
+from nit_snn.estimators.baselines import Sharing, mean_of_others
+from nit_snn.estimators.control_coefficients import coefficients, explained
+from nit_snn.estimators.credit import Known
 
 SHARINGS = {
     "independent": (lambda c: {c}, Sharing()),
     "antithetic": (lambda c: {c % 4, c % 4 + 4}, Sharing(antithetic=True)),
-    "two point sets": (lambda c: set(range(4)) if c < 4 else {4, 5, 6, 7}, Sharing(point_sets=2)),
-    "four point sets": (lambda c: {c - c % 2, c - c % 2 + 1}, Sharing(point_sets=4)),
 }
 REPLICAS, BATCH = 8, 3
-
-
-@pytest.fixture(params=["native", "torch"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NIT_SNN_BACKEND", request.param)
 
 
 def defined(g: Tensor, d: Tensor, own: list[set[int]]) -> tuple[Tensor, Tensor]:
@@ -34,7 +31,7 @@ def defined(g: Tensor, d: Tensor, own: list[set[int]]) -> tuple[Tensor, Tensor]:
         return g[sorted(everyone - left_out)].mean(0)
 
     def meets(c: Tensor, r: int) -> Tensor:
-        return (c * d[r]).flatten(1).sum(1)
+        return (c * d[r]).reshape(BATCH, -1).sum(1)
 
     factors = torch.stack([mean(own[r]) for r in range(REPLICAS)])
     explained = []
@@ -47,24 +44,39 @@ def defined(g: Tensor, d: Tensor, own: list[set[int]]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", SHARINGS)
-def test_it_is_what_it_is_defined_as(name: str, backend: None) -> None:
+def test_it_is_what_it_is_defined_as(name: str) -> None:
     torch.manual_seed(0)
     own, sharing = SHARINGS[name]
-    g, d, w, u = (torch.randn(REPLICAS, BATCH, 5) for _ in range(4))
-    entry = Entry(*(x.flatten(0, 1) for x in (d, g, w, u)))
-    factors, explained = settle([entry], REPLICAS, sharing)
     groups = [own(r) for r in range(REPLICAS)]
-    (wanted, spikes), (_, membranes) = defined(g, d, groups), defined(w, u, groups)
-    torch.testing.assert_close(factors[0].unflatten(0, (REPLICAS, -1)), wanted)
-    found = explained.unflatten(0, (REPLICAS, -1))
-    torch.testing.assert_close(found, spikes + membranes, rtol=1e-4, atol=1e-4)
+    for shape in ((5,), (), (2, 3)):
+        g, d = (torch.randn(REPLICAS, BATCH, *shape, dtype=torch.float64) for _ in range(2))
+        wanted, of_losses = defined(g, d, groups)
+        torch.testing.assert_close(mean_of_others(g, sharing), wanted)
+        torch.testing.assert_close(explained(g, d, sharing), of_losses)
 
 
-def test_rows_of_a_single_number(backend: None) -> None:
-    """(N,), as a network without a dimension of neurons has them, is settled as (N, 1)."""
-    torch.manual_seed(1)
-    tensors = [torch.randn(12) for _ in range(4)]
-    factors, explained = settle([Entry(*tensors)], 4, Sharing())
-    wanted = settle([Entry(*(x[:, None] for x in tensors))], 4, Sharing())
-    torch.testing.assert_close(factors[0][:, None], wanted[0][0])
-    torch.testing.assert_close(explained, wanted[1])
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("name", SHARINGS)
+def test_coefficients_of_a_layer(name: str, conditioned: bool) -> None:
+    """Of spikes, and of what membranes carry on: (T, N, *) and a number of each row."""
+    torch.manual_seed(0)
+    own, sharing = SHARINGS[name]
+    groups = [own(r) for r in range(REPLICAS)]
+    shape = (REPLICAS, BATCH, 4, 5)
+    g, w, wandering = (torch.randn(shape, dtype=torch.float64) for _ in range(3))
+    level, noise = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
+    firing = Firing((noise > level).double(), level, noise)
+
+    def of_rows(x: Tensor) -> Tensor:
+        return x.movedim(2, 0).flatten(1, 2)
+
+    told = Firing(*(of_rows(x) for x in (firing.spike, level, noise)))
+    known = Known(of_rows(g))
+    if conditioned:
+        known = Known(of_rows(g), of_rows(w), of_rows(wandering))
+    factors, found = coefficients(SimpleNamespace(firing=told), known, REPLICAS, sharing)
+    wanted, of_losses = defined(g, firing.spike - torch.special.ndtr(-level), groups)
+    if conditioned:
+        of_losses = of_losses + defined(w, wandering, groups)[1]
+    torch.testing.assert_close(factors, of_rows(wanted))
+    torch.testing.assert_close(found, of_losses.flatten())
