@@ -52,7 +52,7 @@ class Recorder(Protocol):
 
 
 #: What a recorder leaves on a neuron while a pass runs.
-FLEETING = ("_recorder", "_known_rule", "_decided", "_grades")
+FLEETING = ("_recorder", "_known_rule", "_decided", "_grades", "_direct")
 
 
 class NoisyNeuron(nn.Module):

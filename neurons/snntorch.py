@@ -21,7 +21,7 @@ from ..dynamics.lif import (
     number,
     synaptic_current,
 )
-from .base import NoisyNeuron, check_grad_mode
+from .base import NoisyNeuron, Recorder, check_grad_mode
 from .guard import GuardedMembrane, guarded, unguarded
 
 require("snntorch", extra="snntorch")
@@ -122,6 +122,16 @@ class _NoisyLIF(NoisyNeuron):
         self._known_rule = None if recorder is None else (recorder, rule)
         return rule
 
+    def _graded(self, spike: Tensor) -> Tensor:
+        """Spikes times their factor, which belongs to the block behind the neuron if it learns."""
+        factor = self.graded_spikes_factor
+        if self._grades is None:
+            self._grades = bool(factor.requires_grad or (factor != 1).any())
+        if not self._grades:
+            return spike
+        with torch.set_grad_enabled(factor.requires_grad or spike.requires_grad):
+            return spike * factor
+
     @property
     def _lif(self) -> Lif | None:
         """The drift in closed form, where it has one."""
@@ -219,14 +229,7 @@ class _NoisyLIF(NoisyNeuron):
             if self.state_quant:
                 mem = self.state_quant(mem)
             spike = self._emit(self.spike_grad(mem - self.threshold).to(mem.dtype))
-        # A learnable factor belongs to the block behind the neuron, which has a graph.
-        factor = self.graded_spikes_factor
-        if self._grades is None:
-            self._grades = bool(factor.requires_grad or (factor != 1).any())
-        if not self._grades:
-            return spike
-        with torch.set_grad_enabled(factor.requires_grad or spike.requires_grad):
-            return spike * factor
+        return self._graded(spike)
 
 
 class NoisyLeaky(_NoisyLIF, snn.Leaky):
@@ -247,6 +250,50 @@ class NoisyLeaky(_NoisyLIF, snn.Leaky):
     Raises:
         SwapError: sigma is negative or not finite.
     """
+
+    _direct: tuple[Any, bool] | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        recorder = self._recorder
+        if recorder is not None and recorder.learns and self._is_direct(recorder):
+            mem = args[1] if len(args) == 2 else kwargs.get("mem")
+            known = len(args) + len(kwargs) == (1 if mem is None else 2) and len(args) > 0
+            if known and not (self.init_hidden and mem is not None):
+                return self._directly(recorder, args[0], mem)
+        return super().forward(*args, **kwargs)
+
+    def _is_direct(self, recorder: Recorder) -> bool:
+        """Whether a step is its closed form and nothing that the framework's forward adds to it."""
+        if self._direct is None or self._direct[0] is not recorder:
+            kind = type(self)
+            own = kind._noisy_state is NoisyLeaky._noisy_state and kind.fire is _NoisyLIF.fire
+            theirs = super(_NoisyLIF, self).forward.__func__ is snn.Leaky.forward  # type: ignore[misc]
+            closed = not self.beta.requires_grad and self.reset_delay
+            self._direct = (recorder, own and theirs and closed and self in recorder.binary)
+        return self._direct[1]
+
+    def _directly(self, recorder: Recorder, current: Tensor, mem: Tensor | None) -> Any:
+        """What `snntorch.Leaky.forward` does, in one step of the recorder."""
+        check_grad_mode()
+        state = self._buffers["mem"] if mem is None else mem
+        assert state is not None
+        state = unguarded(state, self)
+        if state.shape != current.shape:
+            state = torch.zeros_like(current, device=state.device)
+        update = MembraneUpdate((Current(current),), state, self._drift_of, self._rule)
+        moved = recorder.step(self, update)
+        assert moved.spikes is not None and moved.membrane is not None
+        left = guarded(moved.membrane, recorder, self) if recorder.guards else moved.membrane
+        self._buffers["mem"] = left
+        spike = self._graded(moved.spikes)
+        return spike if self.init_hidden and not self.output else (spike, left)
+
+    def _drift_of(self, current: Tensor, mem: Tensor) -> Tensor:
+        """Of a membrane that has a graph of its own, which the closed form leaves out."""
+        with torch.no_grad():
+            self.reset = self.mem_reset(mem)
+        carried = (1 - self.reset) * mem if self.reset_mechanism == "zero" else mem
+        return self._after_reset(leaky_charge(current, carried, self.beta))
 
     def _noisy_state(self, input_: Tensor) -> Tensor:
         zeroes = self.reset_mechanism == "zero"

@@ -133,7 +133,7 @@ class CudaExecutor:
         if total or not steps.several:
             found = [self._weighted(weight, scale, run, inner, dtype) for run in runs(steps.calls)]
             whole = found[0] if len(found) == 1 else torch.stack(found).sum(0)
-            yield range(count), whole.view(steps.shape)
+            yield range(count), whole.view(1, *steps.shape)
             return
         length = max(1, _AT_ONCE // max(1, steps.shape.numel()))
         for start in range(0, count, length):

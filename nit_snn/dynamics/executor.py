@@ -91,7 +91,7 @@ class Executor(Protocol):
             total: Whether the sum over the steps is wanted.
 
         Yields:
-            Which of the steps; and (t, N, *), or of a single step or the sum (N, *).
+            Which of the steps; and (t, N, *), of a single step or the sum (1, N, *).
         """
         ...
 

@@ -122,7 +122,8 @@ class TorchExecutor:
                 first, *others = (self._score(noise) for noise in self.samples(steps))
                 score = sum(others, first)
             own = weight if weight.dim() == 1 else weight[0]
-            yield range(count), score * self._scale(own.view(rows), gain, score.dtype)
+            found = score * self._scale(own.view(rows), gain, score.dtype)
+            yield range(count), found[None]
             return
         length = count if total else max(1, _AT_ONCE // max(1, steps.shape.numel()))
         samples = self.samples(steps)
@@ -131,7 +132,7 @@ class TorchExecutor:
             own = weight[chunk.start : chunk.stop] if weight.dim() > 1 else weight[None]
             score = torch.stack([self._score(next(samples)) for _ in chunk])
             found = score * self._scale(own.reshape(len(own), *rows), gain, score.dtype)
-            yield chunk, found.sum(0) if total else found
+            yield chunk, found.sum(0, keepdim=True) if total else found
 
     def _scale(self, weight: Tensor, gain: float | Tensor, dtype: torch.dtype) -> Tensor:
         """What multiplies a score: `A * gain / sigma`; a direction keeps its scale."""

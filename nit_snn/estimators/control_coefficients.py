@@ -7,8 +7,8 @@ does not depend on the replica's own noise
     dL/dm  ->  dL/dm + c phi(a) / sigma,     a = (threshold - m) / sigma
 
 leaves the expected gradient as it is: the score of every other membrane is uncorrelated with
-`s - p`, and with its own it has covariance `phi(a) / sigma`, which is put back. The coefficient of a
-replica is the mean of the derivative over the other replicas of its sample.
+`s - p`, and with its own it has covariance `phi(a) / sigma`, which is put back. The coefficient of
+a replica is the mean of the derivative over the other replicas of its sample.
 
 The same holds for what membranes carry on, `sum c (u - E[u | s])`, with the derivative in the
 membranes as c: given the spike, what is left of a membrane's noise has mean zero and nothing to do

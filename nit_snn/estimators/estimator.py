@@ -10,14 +10,14 @@ is the only way from losses to cotangents.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..dynamics.needs import Needs
 from ..neurons.base import NoisyNeuron
-from ..recording.trace import LayerTrace, PassTrace
+from ..recording.trace import Chunk, LayerTrace, PassTrace
 from ..training.distributed import ALONE, Ranks
 from . import surrogate
 from .baselines import INDEPENDENT, Sharing, advantages
@@ -25,7 +25,7 @@ from .control_coefficients import coefficients
 from .credit import Credit
 from .credit.derivatives import reached
 from .residual import Residual
-from .scores import Chunk, Coefficients, LayerCotangents, Score
+from .scores import Coefficients, LayerCotangents, Score
 
 
 @dataclass(eq=False)
@@ -178,4 +178,4 @@ def scaled(part: LayerCotangents, factor: float) -> LayerCotangents:
 
 
 def _each(chunks: Iterable[Chunk], change: Callable[[Tensor], Tensor]) -> Iterator[Chunk]:
-    return ((segment, steps, change(found)) for segment, steps, found in chunks)
+    return (replace(chunk, values=change(chunk.values)) for chunk in chunks)

@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from ..dynamics.cuda_executor import CudaExecutor
+from ..dynamics.lif import number, sign
 from ..neurons.base import NoisyNeuron
-from ..recording.trace import LayerTrace, Segment, Timeline, rows_first
+from ..recording.trace import Chunk, LayerTrace, Segment, Timeline, rows_first
 
-#: A segment, which of its steps, and the cotangent of their drifts: (N, *) of a single step or of
-#: a sum over all of them, else (t, N, *).
-Chunk = tuple[Segment, range, Tensor]
 #: The coefficients c of a layer's spikes, (T, N, *), over the number of rows.
 Coefficients = Mapping[Timeline, Tensor]
 
@@ -113,17 +111,19 @@ class NoiseScore:
             static = segment.several and segment.drift is None
             static = static and all(each.static for each in segment.inputs)
             for steps, found in layer.executor.weighted_scores(segment, weight, 1.0, static):
-                yield segment, steps, found
+                yield Chunk([segment], steps, found, static)
 
     def _with(self, layer: LayerTrace, weight: Tensor, credit: Coefficients) -> Iterator[Chunk]:
-        assert layer.executor is not None
         for timeline, c in credit.items():
-            covariance = timeline.firing.lesser if self.signs else timeline.density
-            pairs = zip(timeline.parts(c), timeline.parts(covariance), strict=True)
-            for (segment, own), (_, known) in pairs:
-                for steps, found in layer.executor.weighted_scores(segment, weight, 1.0, False):
-                    part = slice(steps.start, steps.stop) if segment.several else ...
-                    yield segment, steps, torch.addcmul(found, own[part], known[part])
+            score = timeline.noise.to(c.dtype)
+            own = weight if weight.dim() == 1 else weight[timeline.calls]
+            factor = rows_first(own, c)
+            if self.signs:
+                score, covariance = sign(score), timeline.firing.lesser
+            else:
+                factor = factor / number(layer.neuron.sigma.detach().to(c.dtype))
+                covariance = timeline.density
+            yield from timeline.chunks((score * factor).addcmul_(c, covariance))
 
 
 def _from_bits(
@@ -188,6 +188,5 @@ class SpikeScore:
                 if total is not None:
                     moved = timeline.later(values) * firing.level_decay * timeline.rule.carry
                     total += moved.flatten(0, 1).sum_to_size(level.shape)
-            for segment, part in timeline.parts(values):
-                found.append((segment, range(len(segment.calls)), part))
+            found.extend(timeline.chunks(values))
         return LayerCotangents(layer, iter(found), total)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..dynamics.lif import number
-from ..recording.trace import LayerTrace, Timeline
+from ..recording.trace import Chunk, LayerTrace, Timeline
 from .credit.derivatives import derivatives, read_factor, surrogate_chain
-from .scores import Chunk, LayerCotangents
+from .scores import LayerCotangents
 
 
 def cotangents(layer: LayerTrace, rows: int) -> LayerCotangents:
@@ -45,8 +45,7 @@ def cotangents(layer: LayerTrace, rows: int) -> LayerCotangents:
         if total is not None:
             total += _of_sigma(timeline, gradient, read, later, level)
         values /= rows
-        for segment, part in timeline.parts(values):
-            found.append((segment, range(len(segment.calls)), part))
+        found.extend(timeline.chunks(values))
     return LayerCotangents(layer, iter(found), None if total is None else total / rows)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..estimators.scores import LayerCotangents
 from ..recording.packed_spikes import PackedSpikes
 from ..recording.synapse_taps import SynapseCall
-from ..recording.trace import PassTrace, Segment
+from ..recording.trace import Chunk, PassTrace, Segment
 from .synapses.conv import conv_gradient
 from .synapses.linear import linear_gradient
 
@@ -50,7 +50,7 @@ class Accumulator:
                 self.add(part.layer.neuron.sigma, part.sigma)
             self._add(part.finished)
             for chunk in part.chunks:
-                self._chunk(*chunk)
+                self._chunk(chunk)
         self._flush()
         return self
 
@@ -61,27 +61,48 @@ class Accumulator:
             gradient = gradient.float()
         self.parameters[parameter] = gradient if held is None else held + gradient
 
-    def _chunk(self, segment: Segment, steps: range, cotangent: Tensor) -> None:
-        whole = len(steps) == segment.steps
+    def _chunk(self, chunk: Chunk) -> None:
+        first, values = chunk.segments[0], chunk.values
+        if first.several:
+            self._several(first, chunk)
+        elif all(map(first.absorbs, chunk.segments[1:])):
+            # One and the same current enters all of them: one product for the sum.
+            self._single(first, values[0] if len(values) == 1 else values.sum(0))
+        else:
+            for segment, own in zip(chunk.segments, values.unbind(0), strict=True):
+                self._single(segment, own)
+
+    def _single(self, segment: Segment, cotangent: Tensor) -> None:
+        """Adds what belongs to a step, (N, *)."""
         if segment.drift is not None:
-            self._through(segment.drift, cotangent, steps, segment)
+            self._through(segment.drift, cotangent)
         for each in segment.inputs:
             if each.graph is not None:
-                self._through(each.graph, _times(cotangent, each.gain), steps, segment)
+                self._through(each.graph, _times(cotangent, each.gain))
             elif each.source is not None:
                 share = self._scaled(cotangent, each.gain)
-                if segment.several and not (each.static or whole):
-                    self._piece(each.source, share, steps, segment.steps)
-                elif segment.several:
+                held = self._totals.get(each.source)
+                self._totals[each.source] = share if held is None else held + share
+
+    def _several(self, segment: Segment, chunk: Chunk) -> None:
+        """Adds what belongs to some steps of a segment, (t, N, *), or to the sum of all of them."""
+        steps, values = chunk.steps, chunk.values
+        whole = len(steps) == len(segment.calls)
+        part = slice(steps.start, steps.stop)
+        if segment.drift is not None:
+            self._through(segment.drift[part], values)
+        for each in segment.inputs:
+            if each.graph is not None:
+                self._through(each.graph if whole else each.graph[part], _times(values, each.gain))
+            elif each.source is not None:
+                share = self._scaled(values, each.gain)
+                if whole or chunk.total or each.static:
                     self._add(each.source.parameter_gradients(share, self.signed))
                 else:
-                    held = self._totals.get(each.source)
-                    self._totals[each.source] = share if held is None else held + share
+                    self._piece(each.source, share, steps, len(segment.calls))
 
-    def _through(self, graph: Tensor, cotangent: Tensor, steps: range, segment: Segment) -> None:
+    def _through(self, graph: Tensor, cotangent: Tensor) -> None:
         """Towards a local graph, of a current or of a drift."""
-        if segment.several and len(steps) < segment.steps:
-            graph = graph[steps.start : steps.stop]
         self.outputs.append(graph)
         self.cotangents.append(cotangent.to(graph.dtype))
 

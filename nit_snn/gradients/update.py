@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -129,12 +129,10 @@ def _held(part: LayerCotangents) -> LayerCotangents:
 
 def _rows(part: LayerCotangents, mask: Tensor) -> LayerCotangents:
     """The share of some rows; noise levels are left out."""
-
-    def of(shape: torch.Size, found: Tensor) -> Tensor:
-        rows = mask.to(found.dtype).view(-1, *(1,) * (len(shape) - 1))
-        return found * rows
-
-    chunks = [(segment, steps, of(segment.shape, x)) for segment, steps, x in part.chunks]
+    chunks = []
+    for chunk in part.chunks:
+        rows = mask.to(chunk.values.dtype).view(-1, *(1,) * (chunk.values.dim() - 2))
+        chunks.append(replace(chunk, values=chunk.values * rows))
     return LayerCotangents(part.layer, chunks)
 
 

@@ -1,4 +1,4 @@
-"""What goes on in training, as scalars and histograms: firing, noise levels, the residual's weight."""
+"""What goes on in training, as scalars and histograms: firing, noise, the residual's weight."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ class TrainingLog:
     """Writes what a learner and its network do to TensorBoard.
 
     Scalars: `loss`, `replicas`, and for each layer `firing_rate` (spikes per step and neuron),
-    `sigma` (the mean) and `residual` (see `NITLearner.residual_weights`). Histograms, where a layer has several
-    neurons or levels: `firing_rates`, `sigmas`.
+    `sigma` (the mean) and `residual` (see `NITLearner.residual_weights`). Histograms, where a layer
+    has several neurons or levels: `firing_rates`, `sigmas`.
 
     Args:
         learner: Whose network is watched.

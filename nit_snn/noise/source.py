@@ -78,8 +78,8 @@ class NoiseSource:
         if self._by_kernels(devices):
             if self.table is not None:
                 raise AttachError(
-                    "noise_reuse=True is for torch's backend; the kernels draw noise faster than they "
-                    "could read it. Leave it out."
+                    "noise_reuse=True is for torch's backend; the kernels draw noise faster than "
+                    "they could read it. Leave it out."
                 )
             return PhiloxNoise(self._own_seed, counters, *options)
         if self.table is not None:

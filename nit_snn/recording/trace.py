@@ -1,14 +1,14 @@
 """What one forward pass leaves behind: for each layer, its steps and where their drifts came from.
 
-A `PassTrace` has a `LayerTrace` for each noisy neuron, and that one `Segment` for each call: a step,
-or several at once. A `Timeline` lays the segments of a layer end to end, (T, N, *), so that
+A `PassTrace` has a `LayerTrace` for each noisy neuron, and that has one `Segment` for each call: a
+step, or several at once. A `Timeline` lays the segments of a layer end to end, (T, N, *), so that
 estimators work on whole layers.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -86,10 +86,7 @@ class Segment(Steps):
         """Whether any parameter's gradient can be made of it."""
         if self.drift is not None:
             return True
-        for each in self.inputs:
-            if each.source is not None or each.graph is not None:
-                return True
-        return False
+        return any(each.source is not None or each.graph is not None for each in self.inputs)
 
     def absorbs(self, other: Segment) -> bool:
         """Whether the noise of both may be summed before it meets the presynaptic activity."""
@@ -102,6 +99,23 @@ class Segment(Steps):
             and len(self.inputs) == len(other.inputs)
             and all(a.same(b) for a, b in zip(self.inputs, other.inputs, strict=True))
         )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Chunk:
+    """Cotangents of drifts.
+
+    Attributes:
+        segments: One segment, or several of a single step each.
+        steps: Of a segment of several steps, which of them.
+        values: (t, N, *), one for each of the segments or steps.
+        total: Of a segment of several steps: `values` is their sum, (1, N, *).
+    """
+
+    segments: Sequence[Segment]
+    steps: range
+    values: Tensor
+    total: bool = False
 
 
 class Timeline:
@@ -121,6 +135,7 @@ class Timeline:
             self.spans[segment] = range(start, start + len(segment.calls))
             start += len(segment.calls)
         self.steps = start
+        self.single = not any(segment.several for segment in segments)
         self.rule = segments[0].rule
         self._firing: Firing | None = None
         self._noise: Tensor | None = None
@@ -134,7 +149,7 @@ class Timeline:
     def noise(self) -> Tensor:
         """eps; what was not kept is drawn again."""
         if self._noise is None:
-            self._noise = _stacked(self.segments, [self.layer.noise_of(s) for s in self.segments])
+            self._noise = self._stacked([self.layer.noise_of(s) for s in self.segments])
         return self._noise
 
     @property
@@ -185,13 +200,21 @@ class Timeline:
     def firing(self) -> Firing:
         """What the layer did, and how likely it was."""
         if self._firing is None:
-            membrane = _stacked(self.segments, [self._membrane(s) for s in self.segments])
+            membrane = self._stacked([self._membrane(s) for s in self.segments])
             spikes = spikes_of(membrane, self.rule.threshold, self.rule.or_equal)
             noise = self.noise.to(membrane.dtype)
             sigma = number(self.layer.neuron.sigma.detach().to(membrane.dtype))
             level = (number(self.rule.threshold) - membrane).div_(sigma).add_(noise)
             self._firing = Firing(spikes, level, noise, self.rule.wiped)
         return self._firing
+
+    def _stacked(self, values: list[Tensor]) -> Tensor:
+        """(T, N, *) from what each segment has; a single one of several steps is not copied."""
+        if self.single:
+            return torch.stack(values)
+        pairs = zip(self.segments, values, strict=True)
+        found = [value if segment.several else value[None] for segment, value in pairs]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _membrane(self, segment: Segment) -> Tensor:
         found = None if segment.membrane is None else segment.membrane.unchanged
@@ -212,12 +235,21 @@ class Timeline:
             like.new_zeros(shape) if value is None else value.to(like.dtype)
             for value, shape in zip(values, shapes, strict=True)
         ]
-        joined = _stacked(self.segments, found)
+        joined = self._stacked(found)
         return joined.clone() if len(found) == 1 else joined
+
+    def chunks(self, values: Tensor) -> Iterable[Chunk]:
+        """(T, N, *) as what `LayerCotangents` are made of: single steps together."""
+        if self.single:
+            yield Chunk(self.segments, range(1), values)
+            return
+        for segment, own in self.parts(values):
+            own = own if segment.several else own[None]
+            yield Chunk([segment], range(len(segment.calls)), own)
 
     def parts(self, values: Tensor) -> Iterable[tuple[Segment, Tensor]]:
         """Each segment and its share of (T, N, *), in its own shape."""
-        if not any(segment.several for segment in self.segments):
+        if self.single:
             return zip(self.segments, values.unbind(0), strict=True)
         spans = ((segment, self.spans[segment]) for segment in self.segments)
         return (
@@ -337,14 +369,6 @@ class PassTrace:
     def release(self) -> None:
         """Lets go of all that was recorded; a guarded membrane may outlive it."""
         self.layers, self.held, self.ledger = {}, [], None
-
-
-def _stacked(segments: list[Segment], values: list[Tensor]) -> Tensor:
-    """(T, N, *) from what each segment has; a single one of several steps is not copied."""
-    if not any(segment.several for segment in segments):
-        return torch.stack(values)
-    found = [v if s.several else v[None] for s, v in zip(segments, values, strict=True)]
-    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def rows_first(weight: Tensor, like: Tensor) -> Tensor:

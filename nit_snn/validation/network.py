@@ -73,14 +73,22 @@ class Watch:
     def __init__(self, neurons: Mapping[str, NoisyNeuron], estimator: Estimator) -> None:
         self.neurons = neurons
         self._decisive: list[object] = []
+        self._modules: list[int] = []
+        self._levels: list[tuple[int, int]] = []
         self.binary: set[NoisyNeuron] = set()
         self._look(estimator)
 
     def check(self, net: nn.Module, estimator: Estimator) -> None:
         """Raises AttachError, if it is not."""
-        check_neurons(net, self.neurons)
-        check_still_there(net, self.neurons)
-        check_levels(self.neurons)
+        modules = [*map(id, net.modules())]
+        if modules != self._modules:
+            check_neurons(net, self.neurons)
+            check_still_there(net, self.neurons)
+            self._modules = modules
+        levels = [(id(n.sigma), n.sigma._version) for n in self.neurons.values()]
+        if levels != self._levels:
+            check_levels(self.neurons)
+            self._levels = levels
         now = decisive(self.neurons)
         if len(now) == len(self._decisive) and all(map(operator.is_, now, self._decisive)):
             return  # the same objects; equal ones are looked at anew, which costs little
