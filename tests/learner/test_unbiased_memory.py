@@ -1,9 +1,9 @@
 """The likelihood-ratio estimate of neurons with synaptic currents, recurrence or a learnable tau.
 
 As `test_unbiased`, with the truth of `oracle_memory`: each case draws PASSES independent
-estimates of REPLICAS replicas for each of two samples, 48,000 rows in all, and compares their mean
-with the exact gradient in units of its own standard error. With 48 passes that is a t statistic
-with 47 degrees of freedom; |t| < 6 for each of about 20 parameters fails by chance with
+estimates of REPLICAS replicas for each of two samples, which are in the batch COPIES times, 48,000
+rows in all, and compares their mean with the exact gradient in units of its own standard error.
+With 48 passes that is a t statistic with 47 degrees of freedom; |t| < 6 for each of about 20 parameters fails by chance with
 probability below 1e-5 per case. The estimate must also be sharp: its standard error is below SHARP
 of the gradient's norm.
 """
@@ -29,7 +29,7 @@ from nit_snn import NITLearner, swap_neurons
 
 pytestmark = pytest.mark.montecarlo
 
-PASSES, REPLICAS, SAMPLES, STEPS = 48, 500, 2, 3
+PASSES, REPLICAS, COPIES, SAMPLES, STEPS = 48, 20, 25, 2, 3
 BOUND, SHARP = 6.0, 0.1
 SIGMA = (0.7, 0.9)
 TARGET = (1.0, -0.5)
@@ -103,10 +103,9 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Any]] = {
 }
 
 # Of the learner.
-GENERAL, CONDITIONAL = {"route": "general"}, {"conditional": "SPIKEONLY"}
-PATHWISE = {"conditional": True}
-TIME = {"credit": "time", "residual": 1, **PATHWISE}
-READOUT, NETWORK = {"credit": "readout", "residual": 1}, {"credit": "layers", "residual": 1}
+GENERAL, CONDITIONAL = {"route": "general"}, {"conditional": True}
+READOUT, LAYERS = {"credit": "readout", "residual": 1}, {"credit": "layers", "residual": 1}
+TIME = {"credit": "time", "residual": 1}
 LEARNED, ANTITHETIC, AGAIN = {"learn_sigma": True}, {"antithetic": True}, {"recompute": True}
 # Of snnTorch's neurons.
 DECAYS = {"learn_alpha": True, "learn_beta": True}
@@ -169,7 +168,7 @@ rsynaptic = partial(snntorch, snn.RSynaptic, om.Synaptic)
 
 CASES = {
     "lapicque subtract": lapicque("subtract", moving=True),
-    "lapicque zero, control, conditional, learned sigma": lapicque(
+    "lapicque zero, readout, conditional, learned sigma": lapicque(
         "zero", READOUT, CONDITIONAL, LEARNED
     ),
     "lapicque zero, general route": lapicque("zero", GENERAL, moving=True),
@@ -178,14 +177,14 @@ CASES = {
     "synaptic zero, conditional, 0-1 error": synaptic(
         "zero", (DECAYS,), (CONDITIONAL,), loss="wrong"
     ),
-    "synaptic zero at once, hidden state, control": synaptic(
+    "synaptic zero at once, hidden state, readout": synaptic(
         "zero", (AT_ONCE, HIDDEN), (READOUT,), moving=True
     ),
-    "synaptic zero, network control, conditional": synaptic("zero", (), (NETWORK, CONDITIONAL)),
+    "synaptic zero, layers, conditional": synaptic("zero", (), (LAYERS, CONDITIONAL)),
     "synaptic none, membranes, drawn again": synaptic("none", (), (AGAIN,), loss="membranes"),
     "alpha subtract, conditional": alpha("subtract", (BETA,), (CONDITIONAL,), moving=True),
     "alpha zero, learned sigma, antithetic": alpha("zero", (BETA,), (LEARNED, ANTITHETIC)),
-    "alpha none, control, general route": alpha("none", (BETA, HIDDEN), (READOUT, GENERAL)),
+    "alpha none, readout, general route": alpha("none", (BETA, HIDDEN), (READOUT, GENERAL)),
     "rleaky subtract, all to all": rleaky("subtract", (BETA, ALL_TO_ALL), moving=True),
     "rleaky zero, all to all, conditional, general route": rleaky(
         "zero", (BETA, ALL_TO_ALL), (CONDITIONAL, GENERAL)
@@ -193,17 +192,17 @@ CASES = {
     "rleaky zero, one to one, conditional, learned sigma": rleaky(
         "zero", (ONE_TO_ONE, HIDDEN), (CONDITIONAL, LEARNED)
     ),
-    "rleaky zero, all to all, control, antithetic": rleaky(
+    "rleaky zero, all to all, readout, antithetic": rleaky(
         "zero", (ALL_TO_ALL,), (READOUT, ANTITHETIC)
     ),
-    "rleaky zero, all to all, network control": rleaky("zero", (ALL_TO_ALL,), (NETWORK,)),
+    "rleaky zero, all to all, layers": rleaky("zero", (ALL_TO_ALL,), (LAYERS,)),
     "rsynaptic subtract, one to one, learned sigma, drawn again": rsynaptic(
         "subtract", (ONE_TO_ONE,), (LEARNED, AGAIN)
     ),
     "rsynaptic zero, all to all, conditional": rsynaptic(
         "zero", (DECAYS, ALL_TO_ALL), (CONDITIONAL,), moving=True
     ),
-    "rsynaptic zero, all to all, control, hidden state": rsynaptic(
+    "rsynaptic zero, all to all, readout, hidden state": rsynaptic(
         "zero", (DECAYS, ALL_TO_ALL, HIDDEN), (READOUT,)
     ),
     "plif hard, decay": plif(0.0, True, moving=True),
@@ -211,27 +210,31 @@ CASES = {
     "plif hard to -0.2, no decay, conditional, learned sigma, multi-step": plif(
         -0.2, False, CONDITIONAL, LEARNED, multi_step=True, moving=True
     ),
-    "lapicque subtract, pathwise, learned sigma": lapicque("subtract", PATHWISE, LEARNED),
-    "synaptic zero, pathwise, network control, learned sigma": synaptic(
-        "zero", (DECAYS,), (PATHWISE, NETWORK, LEARNED), moving=True
+    "lapicque subtract, conditional, learned sigma": lapicque("subtract", CONDITIONAL, LEARNED),
+    "synaptic zero, conditional, layers, learned sigma": synaptic(
+        "zero", (DECAYS,), (CONDITIONAL, LAYERS, LEARNED), moving=True
     ),
-    "alpha subtract, pathwise": alpha("subtract", (BETA,), (PATHWISE,), moving=True),
-    "rleaky zero, all to all, pathwise, network control": rleaky(
-        "zero", (ALL_TO_ALL,), (PATHWISE, NETWORK)
+    "rleaky zero, all to all, conditional, layers": rleaky(
+        "zero", (ALL_TO_ALL,), (CONDITIONAL, LAYERS)
     ),
-    "rsynaptic subtract, all to all, pathwise, learned sigma": rsynaptic(
-        "subtract", (DECAYS, ALL_TO_ALL), (PATHWISE, LEARNED), moving=True
+    "rsynaptic subtract, all to all, conditional, learned sigma": rsynaptic(
+        "subtract", (DECAYS, ALL_TO_ALL), (CONDITIONAL, LEARNED), moving=True
     ),
-    "plif soft, decay, pathwise, control": plif(None, True, PATHWISE, READOUT, moving=True),
-    "synaptic subtract, time control": synaptic("subtract", (DECAYS,), (TIME,), moving=True),
-    "alpha zero, time control": alpha("zero", (BETA,), (TIME,), moving=True),
-    "rleaky zero, all to all, time control, learned sigma": rleaky(
-        "zero", (ALL_TO_ALL,), (TIME, LEARNED)
+    "plif soft, decay, conditional, readout": plif(None, True, CONDITIONAL, READOUT, moving=True),
+    "synaptic subtract, time, conditional": synaptic(
+        "subtract", (DECAYS,), (TIME, CONDITIONAL), moving=True
     ),
-    "plif soft, decay, time control, multi-step": plif(
-        None, True, TIME, multi_step=True, moving=True
+    "alpha zero, time, conditional": alpha("zero", (BETA,), (TIME, CONDITIONAL), moving=True),
+    "rleaky zero, all to all, time, conditional, learned sigma": rleaky(
+        "zero", (ALL_TO_ALL,), (TIME, CONDITIONAL, LEARNED)
     ),
-    "plif soft, decay, control, drawn again": plif(None, True, READOUT, AGAIN),
+    "plif soft, decay, time, conditional, multi-step": plif(
+        None, True, TIME, CONDITIONAL, multi_step=True, moving=True
+    ),
+    "synaptic zero at once, time": synaptic("zero", (AT_ONCE, DECAYS), (TIME,), moving=True),
+    "rsynaptic subtract, all to all, time": rsynaptic("subtract", (DECAYS, ALL_TO_ALL), (TIME,)),
+    "alpha none, layers, membranes": alpha("none", (BETA,), (LAYERS,), loss="membranes"),
+    "plif soft, decay, readout, drawn again": plif(None, True, READOUT, AGAIN),
 }
 
 
@@ -260,12 +263,12 @@ def exact_gradient(case: Case, net: Net, x: np.ndarray) -> dict[str, np.ndarray]
 
 def estimates(case: Case, net: Net, x: Tensor) -> Tensor:
     """(PASSES, parameters)."""
-    learner = NITLearner(net, replicas=REPLICAS, seed=11, **case.options)
-    found = []
+    learner = NITLearner(net, replicas=REPLICAS, seed=11, **{"credit": "none", **case.options})
+    batch, found = x.repeat(COPIES, *(1,) * (x.dim() - 1)), []
     for _ in range(PASSES):
         net.zero_grad()
         with learner.record():
-            losses = LOSSES[case.loss][0](*net(learner.expand(x)))
+            losses = LOSSES[case.loss][0](*net(learner.expand(batch)))
         learner.backward(losses)
         found.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
     learner.close()
