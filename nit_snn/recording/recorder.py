@@ -203,7 +203,8 @@ class Recorder:
         """Several steps of a drift that has to be computed step by step, as one segment."""
         executor, drifts, moves, noises = self._executor(layer), [], [], []
         for t, call in enumerate(segment.calls):
-            values = [current.value[t] for current in update.currents]
+            with torch.enable_grad():
+                values = [current.value[t] for current in update.currents]
             drift = self._drift(layer, update, values, list(segment.inputs), state)
             one = Steps([call], segment.shape, segment.dtype, False, segment.rule)
             moved = executor.advance(one, drift.detach(), None, None)
