@@ -267,7 +267,8 @@ class NoisyLeaky(_NoisyLIF, snn.Leaky):
         if self._direct is None or self._direct[0] is not recorder:
             kind = type(self)
             own = kind._noisy_state is NoisyLeaky._noisy_state and kind.fire is _NoisyLIF.fire
-            theirs = super(_NoisyLIF, self).forward.__func__ is snn.Leaky.forward  # type: ignore[misc]
+            bound: Any = super(_NoisyLIF, self).forward
+            theirs = bound.__func__ is snn.Leaky.forward
             closed = not self.beta.requires_grad and self.reset_delay
             self._direct = (recorder, own and theirs and closed and self in recorder.binary)
         return self._direct[1]

@@ -169,6 +169,7 @@ class _NoisyNode(NoisyNeuron):
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         with self._cut():
             moved = self._taken(inputs[0], unguarded(states[0], self), several=False)
+        assert moved.spikes is not None
         return (moved.spikes,), (self._shielded(moved.state), *states[1:])
 
     def multi_step_functional_forward(

@@ -36,7 +36,13 @@ class NonFiniteLossError(LossError):
 
 
 class NonFiniteGradientError(NITError, ValueError):
-    """An estimate holds NaN or infinity although no loss does; no gradient was written."""
+    """An estimate holds NaN or infinity although no loss does; no gradient was written.
+
+    Attributes:
+        mean: The mean of the losses, once it is known.
+    """
+
+    mean: Tensor
 
 
 class NonFiniteWeightError(NITError, ValueError):

@@ -14,25 +14,23 @@ from .errors import LossError, NonFiniteGradientError, NonFiniteLossError, Recor
 from .estimators.choose import Choice
 from .gradients import nonfinite
 from .gradients.update import Update
-from .neurons.base import check_module, noisy_neurons
+from .neurons.base import NoisyNeuron, check_module, noisy_neurons
 from .noise.source import NoiseSource
 from .recording.attachment import attach, detach
-from .recording.eager import eager
-from .recording.expansion import Expansion, check_batch
 from .recording.memory_budget import budget_of
-from .recording.recorder import Recorder
-from .recording.stale_state import StaleState
+from .recording.session import Session
 from .recording.synapse_taps import make_taps
 from .recording.trace import PassTrace
-from .training import projection, saved_state
+from .training import projection
 from .training.distributed import Ranks
-from .validation import diagnosis, network, options
+from .training.learner_state import LearnerState
 from .validation import losses as loss_checks
+from .validation import network, options
 from .validation.to_python_scalar import to_python_scalar
 from .validation.warn_once import WarnOnce
 
 
-class NITLearner:
+class NITLearner(LearnerState):
     """Learns from noise: writes an estimate of the gradient of the mean loss into `.grad`.
 
     Per noisy layer, replica and time step, with the drift m and `a = (threshold - m) / sigma`:
@@ -132,68 +130,33 @@ class NITLearner:
         ranks = Ranks.of(shard)
         network.check_attachable(net, neurons, given)
         self.net, self.skipped = net, 0
-        self._neurons, self._ranks = neurons, ranks
         self._choice = Choice.of(given, neurons.values(), ranks)
         ranks.share(self._choice.replicas, 2 if antithetic else 1)
         seed = int(torch.randint(2**62, ()).item()) if seed is None else given["seed"]
         seed = ranks.same_everywhere(seed, net)
-        self._source = NoiseSource(seed, ranks, table=noise_reuse, antithetic=antithetic)
-        self._taps = [] if route == "general" else make_taps(net)
-        self._watch = network.Watch(neurons, self._choice.estimator)
+        watch = network.Watch(neurons, self._choice.estimator)
         for neuron in neurons.values():
             attach(self, neuron)
             if learn_sigma or neuron.sigma.requires_grad:
                 neuron.set_sigma_learnable(bool(learn_sigma), shared=learn_sigma == "shared")
+        self._session = Session(
+            net,
+            neurons,
+            NoiseSource(seed, ranks, table=noise_reuse, antithetic=antithetic),
+            [] if route == "general" else make_taps(net),
+            watch,
+            WarnOnce(net, neurons),
+        )
         boxed = bool(learn_sigma) or weight_bounds is not None
         self._projection = projection.after_each_step(self._boxes) if boxed else None
-        self._warn, self._stale = WarnOnce(net, neurons), StaleState()
-        self._recorder: Recorder | None = None
-        self._running, self._enabled, self._closed = False, True, False
-        self._expanded: set[int] = set()
-        self._expansions_used = False
+        self._enabled, self._closed = True, False
         self._options = given
-
-    def __getattr__(self, name: str) -> Any:
-        """The options, as they were given or set since."""
-        given = vars(self).get("_options", {})
-        if name in given:
-            return given[name]
-        raise AttributeError(f"NITLearner has no attribute {name!r}.")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        given = vars(self).get("_options", {})
-        if name not in given:
-            super().__setattr__(name, value)
-            return
-        options.check_change(name, value, boxed=self._projection is not None)
-        given[name] = to_python_scalar(value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and files hold the network, the options and the state; attached when made."""
-        self._check_open()
-        return _attach_again, (self.net, dict(self._options), self.state_dict(), self._enabled)
-
-    @property
-    def seed(self) -> int:
-        """Names the noise of all passes."""
-        return self._source.seed
-
-    @property
-    def passes(self) -> int:
-        """How many passes were recorded; the number of the next one, which names its noise."""
-        return self._source.passes
-
-    @passes.setter
-    def passes(self, passes: int) -> None:
-        number = to_python_scalar(passes)
-        if not saved_state.count(number):
-            raise ValueError(f"passes must be an integer from 0 on, got {passes!r}.")
-        self._source.passes = number
 
     @property
     def replicas(self) -> int:
         """C, the number of replicas of the next batch; of them, those of this process."""
-        return self._ranks.share(self._choice.replicas, 2 if self.antithetic else 1)
+        choice = self._choice
+        return choice.ranks.share(choice.replicas, 2 if self.antithetic else 1)
 
     @property
     def residual_weights(self) -> dict[str, float]:
@@ -201,32 +164,9 @@ class NITLearner:
         residual = self._choice.residual
         return {name: residual.weight(name) for name in self._neurons}
 
-    def project(self) -> None:
-        """Puts learned noise levels, and bounded weights, back between their bounds.
-
-        The paper's projection on Omega. After each step of a torch optimizer it is done for what
-        that optimizer holds. An update of another kind, or an optimizer of copies that are written
-        back, such as masters of half-precision weights, has to be followed by a call.
-        """
-        for tensors, bounds in self._boxes():
-            projection.clamp(tensors, bounds)
-
-    def _boxes(self) -> list[projection.Box]:
-        """What has bounds, and which."""
-        levels = [neuron.sigma for neuron in self._neurons.values()]
-        boxes: list[projection.Box] = [(levels, self.sigma_bounds)] if self.learn_sigma else []
-        if self.weight_bounds is not None:
-            own = {id(level) for level in levels}
-            boxes.append(([p for p in self.parameters() if id(p) not in own], self.weight_bounds))
-        return boxes
-
-    def notes(self) -> list[str]:
-        """What is worth knowing of the network, a sentence each, by qualified name.
-
-        Layers that take the general route, parameters that several layers share, modules that write
-        in place: all are learned right as they are.
-        """
-        return diagnosis.notes(self.net, self._neurons)
+    @property
+    def _neurons(self) -> dict[str, NoisyNeuron]:
+        return self._session.neurons
 
     def __repr__(self) -> str:
         return (
@@ -246,60 +186,20 @@ class NITLearner:
         Raises:
             RecordingError: The learner is closed or already recording.
         """
-        self._prepare()
+        self._check_open()
+        session, estimator = self._session, self._choice.estimator
+        if session.running:
+            raise RecordingError("learner.record() is already running; it cannot be nested.")
+        session.drop()
+        session.watch.check(self.net, estimator)
+        session.warn.before_pass(self.net)
         if not self._enabled:
             yield self
             return
-        choice, estimator = self._choice, self._choice.estimator
-        noise, index = self._source.next(self.replicas, self._devices)
-        recorder = Recorder(
-            self._neurons,
-            noise,
-            index,
-            estimator.needs(estimator.score.conditioned, choice.wants_scores),
-            binary=self._watch.binary,
-            budget=budget_of(self.recompute, self.memory_budget, self._device),
-            expanded=self._expanded,
-            stale=self._stale,
-        )
-        self._running = True
-        try:
-            with (
-                eager(),
-                network.coupled_batch_norms(self.net, lambda: recorder.trace.begun) as coupled,
-                recorder.running(self._taps),
-            ):
-                yield self
-        except BaseException:
-            recorder.release()
-            self._stale = StaleState(self._neurons.values())
-            raise
-        finally:
-            self._running, self._expansions_used = False, True
-        recorder.trace.coupled = coupled
-        self._recorder = recorder
-        self._warn.after_pass(recorder.trace, self._expanded)
-
-    def _prepare(self) -> None:
-        """Before a pass: nothing is left of earlier ones, and the network is as it has to be."""
-        self._check_open()
-        if self._running:
-            raise RecordingError("learner.record() is already running; it cannot be nested.")
-        self._drop()
-        self._watch.check(self.net, self._choice.estimator)
-        self._warn.before_pass(self.net)
-        if self._enabled:
-            for neuron in self._neurons.values():
-                neuron.detach_state()  # what an unrecorded pass left may hold a surrogate's graph
-
-    @property
-    def _devices(self) -> set[torch.device]:
-        return {neuron.sigma.device for neuron in self._neurons.values()}
-
-    @property
-    def _device(self) -> torch.device:
-        """That of the first noisy neuron, whose memory counts."""
-        return next(iter(self._neurons.values())).sigma.device
+        needs = estimator.needs(estimator.score.conditioned, self._choice.wants_scores)
+        budget = budget_of(self.recompute, self.memory_budget, session.device)
+        with session.record(needs, self.replicas, budget):
+            yield self
 
     def expand(self, *tensors: Tensor, dim: int = 0) -> Any:
         """Repeats each sample C times, replica-major: row `c * B + b` is replica c of sample b.
@@ -322,11 +222,7 @@ class NITLearner:
             >>> learner.expand(torch.tensor([7, 8]))
             tensor([7, 8, 7, 8])
         """
-        check_batch(tensors, dim)
-        if self._expansions_used:
-            self._expanded, self._expansions_used = set(), False
-        self._expanded.add(self.replicas * tensors[0].shape[dim])
-        expanded = tuple(Expansion(self.replicas, dim).make(x) for x in tensors)
+        expanded = self._session.expand(tensors, dim, self.replicas)
         return expanded[0] if len(expanded) == 1 else expanded
 
     def backward(self, losses: Any) -> Tensor:
@@ -351,33 +247,18 @@ class NITLearner:
         self._check_open()
         if not self._enabled:
             return loss_checks.numbers(losses).detach().float().mean()
-        if self._running:
-            raise RecordingError("Call backward() after the record() block, not inside it.")
-        recorder = self._recorder
-        if recorder is None or recorder.trace.rows is None:
-            raise RecordingError(
-                "Nothing was recorded. Run the network once inside `with learner.record():` "
-                "before each learner.backward(losses)."
-            )
-        trace, update = (
-            recorder.trace,
-            Update(self.net, self._neurons, self._choice.estimator, self.on_nonfinite),
-        )
+        recorder = self._session.pending()
+        estimator = self._choice.estimator
+        update = Update(self.net, self._neurons, estimator, self.on_nonfinite)
         try:
-            values = loss_checks.checked_losses(losses, trace, update)
+            values = loss_checks.checked_losses(losses, recorder.trace, update)
         except NonFiniteLossError as error:
             if self.on_nonfinite != "skip":
                 raise
-            self._drop()
-            return self._skip(self._ranks.sum(error.mean))
-        self._recorder, recorder.pending = None, False
-        try:
-            return self._learn(update, trace, values)
-        finally:
-            recorder.release()
-            for neuron in self._neurons.values():
-                neuron.detach_state()  # what it carries on may hold the pass's graph
-            self._stale = StaleState(self._neurons.values())
+            self._session.drop()
+            return self._skip(self._choice.ranks.sum(error.mean))
+        with self._session.using_up(recorder):
+            return self._learn(update, recorder.trace, values)
 
     def _learn(self, update: Update, trace: PassTrace, values: Tensor) -> Tensor:
         if self._choice.rules_out(trace, values):
@@ -393,41 +274,22 @@ class NITLearner:
             return self._skip(error.mean)
         if self._choice.learn_from(found):
             print(f"nit_snn: {self._choice.describe()}", file=sys.stderr)
-        self._warn.after_learning(self.net)
+        self._session.warn.after_learning(self.net)
         return total
 
     def _skip(self, mean: Tensor) -> Tensor:
         """Leaves a bad batch out; returns its mean loss, that of all processes."""
         self.skipped += 1
         nonfinite.recover(self._neurons.values())
-        self._stale = StaleState(self._neurons.values())
+        self._session.left_behind()
         return mean
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the network that ask for a gradient, for an optimizer."""
-        return (p for p in self.net.parameters() if p.requires_grad)
-
-    def enable(self) -> None:
-        """Records and learns again after `disable`."""
-        self._check_open()
-        self._enabled = True
-
-    def disable(self) -> None:
-        """Makes `record` and `backward` do nothing but run the network and average the loss.
-
-        Raises:
-            RecordingError: It is called inside `record()`.
-        """
-        self._check_not_running("disable")
-        self._enabled = False
-        self._drop()
 
     def reset(self) -> None:
         """Drops what was recorded and sets every noisy neuron's membrane to its initial state.
 
         Unlike the frameworks' own functions it walks the whole network, and only this one.
         """
-        self._drop()
+        self._session.drop()
         for neuron in self._neurons.values():
             neuron.reset_state()
 
@@ -437,67 +299,10 @@ class NITLearner:
         Raises:
             RecordingError: It is called inside `record()`.
         """
-        self._check_not_running("close")
-        self._drop()
+        self._session.check_not_running("close")
+        self._session.drop()
         self._closed = True
         if self._projection is not None:
             self._projection()
         for neuron in self._neurons.values():
             detach(self, neuron)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to draw the same noise and to weigh it alike."""
-        return {
-            **self._source.state_dict(),
-            "choice": self._choice.state_dict(),
-            **{name: self._options[name] for name in options.SAVED},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the learner that gave `state` stopped.
-
-        Raises:
-            CheckpointError: An entry is missing or no such thing, or its options differ from
-                this learner's. Nothing was changed.
-            RecordingError: It is called inside `record()`.
-        """
-        self._check_not_running("load_state_dict")
-        own = {name: self._options[name] for name in options.SAVED if name != "rule"}
-        entries: dict[str, Any] = {
-            "rule": lambda rule: type(rule) is str and rule in options.RULES,
-            **self._source.entries,
-            "choice": self._choice.fits,
-            **dict.fromkeys(own, saved_state.anything),
-        }
-        saved_state.check(state, "learner", entries)
-        saved_state.check_options(state, own)
-        self._source.load_state_dict(state)
-        self.rule = state["rule"]
-        self._choice.load_state_dict(state["choice"])
-        self._drop()
-
-    def _drop(self) -> None:
-        if self._recorder is not None:
-            self._recorder.release()
-        self._recorder = None
-
-    def _check_not_running(self, name: str) -> None:
-        if self._running:
-            raise RecordingError(
-                f"{name}() inside a recorded pass would take what it records away. Call it before "
-                "the pass, or after it."
-            )
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RecordingError("This NITLearner is closed; attach a new one.")
-
-
-def _attach_again(
-    net: nn.Module, arguments: dict[str, Any], state: dict[str, Any], enabled: bool
-) -> NITLearner:
-    learner = NITLearner(net, **arguments)
-    learner.load_state_dict(state)
-    if not enabled:
-        learner.disable()
-    return learner

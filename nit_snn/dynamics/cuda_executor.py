@@ -140,8 +140,8 @@ class CudaExecutor:
             chunk = range(start, min(start + length, count))
             own = weight if weight.dim() == 1 else weight[chunk.start : chunk.stop]
             run = range(steps.calls[chunk.start], steps.calls[chunk.start] + len(chunk))
-            found = self._weighted(own, scale, run, inner, dtype, summed=False)
-            yield chunk, found.view(len(chunk), *steps.shape)
+            each = self._weighted(own, scale, run, inner, dtype, summed=False)
+            yield chunk, each.view(len(chunk), *steps.shape)
 
     def _weighted(
         self,

@@ -40,12 +40,18 @@ class LayerCotangents:
 
 
 class Score(Protocol):
-    """A kind of score."""
+    """A kind of score.
 
-    #: Whether the noise counts by its sign alone.
-    signs: bool
-    #: Whether it is conditioned on the spikes, so that nobody may read a membrane.
-    conditioned: bool
+    Attributes:
+        signs: Whether the noise counts by its sign alone.
+        conditioned: Whether it is conditioned on the spikes, so that nobody may read a membrane.
+    """
+
+    @property
+    def signs(self) -> bool: ...
+
+    @property
+    def conditioned(self) -> bool: ...
 
     def why_not(self, neuron: NoisyNeuron) -> str | None:
         """Why the estimate would be biased for a neuron; None if it would not be."""

@@ -77,9 +77,10 @@ class Accumulator:
         if segment.drift is not None:
             self._through(segment.drift, cotangent)
         for each in segment.inputs:
-            if each.graph is not None:
-                self._through(each.graph, _times(cotangent, each.gain))
-            elif each.source is not None:
+            if each.source is None:
+                if each.graph is not None:
+                    self._through(each.graph, _times(cotangent, each.gain))
+            else:
                 share = self._scaled(cotangent, each.gain)
                 held = self._totals.get(each.source)
                 self._totals[each.source] = share if held is None else held + share
@@ -92,9 +93,11 @@ class Accumulator:
         if segment.drift is not None:
             self._through(segment.drift[part], values)
         for each in segment.inputs:
-            if each.graph is not None:
-                self._through(each.graph if whole else each.graph[part], _times(values, each.gain))
-            elif each.source is not None:
+            if each.source is None:
+                if each.graph is not None:
+                    graph = each.graph if whole else each.graph[part]
+                    self._through(graph, _times(values, each.gain))
+            else:
                 share = self._scaled(values, each.gain)
                 if whole or chunk.total or each.static:
                     self._add(each.source.parameter_gradients(share, self.signed))

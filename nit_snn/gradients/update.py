@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..errors import NonFiniteGradientError
 from ..estimators.estimator import Estimate, Estimator
 from ..estimators.residual import WienerResidual, halves
 from ..estimators.scores import LayerCotangents
@@ -70,12 +71,16 @@ class Update:
         if mean.requires_grad:
             outputs.append(mean)
             cotangents.append(torch.ones_like(mean))
-        with (
-            kept_out(self.net, self.neurons, self.on_nonfinite, known),
-            ranks.summing(parameters),
-        ):
-            if outputs:
-                torch.autograd.backward(outputs, cotangents)
+        try:
+            with (
+                kept_out(self.net, self.neurons, self.on_nonfinite, known),
+                ranks.summing(parameters),
+            ):
+                if outputs:
+                    torch.autograd.backward(outputs, cotangents)
+        except NonFiniteGradientError as error:
+            error.mean = total
+            raise
         return total, found
 
     def _measured(

@@ -7,7 +7,7 @@ with its local graph, which ends at the spikes of the noisy layer before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -111,80 +111,86 @@ class Recorder:
 
     def step(self, neuron: NoisyNeuron, update: MembraneUpdate) -> Moved:
         """One step of a neuron, or several at once; see `nit_snn.neurons.base.Recorder`."""
-        layer, rule, state = self.trace.layers[neuron], update.rule, update.state
-        left = layer.found(state)
-        if left is None and not layer.calls and self.stale.holds(neuron, state):
-            self.trace.carried.append(layer.name)
-        if left is not None and state is not None and state.requires_grad:
-            state = state.detach()  # it is known here how it came about
-        inputs, follow = self._inputs(update)
+        layer, rule = self.trace.layers[neuron], update.rule
+        left = layer.found(update.state)
+        state = self._state(layer, update, left)
+        inputs = self._inputs(update)
         closed = rule.lif is not None and not rule.lif.learns and neuron in self.binary
         closed = closed and state is not None and not state.requires_grad
         drift = None
-        if closed:
-            first, *others = update.currents
-            current = first.value.detach()
-            for other in others:
-                current = current + other.value.detach()
-            if update.several and len(inputs) == 1 and inputs[0].static:
-                current = current[:1]
-        elif update.several:
-            current = update.currents[0].value.detach()
+        if closed or update.several:
+            current = self._current(update, inputs)
         else:
             drift = self._drift(layer, update, [c.value for c in update.currents], inputs, state)
             current = drift.detach()
         steps = len(update.currents[0].value) if update.several else 1
         shape = current.shape[1:] if update.several else current.shape
         self._admit(layer, shape, current.dtype, inputs)
-        executor = self._executor(layer)
-        calls = list(range(layer.calls, layer.calls + steps))
+        executor = layer.executor or self._executor(layer)
+        segment = Segment(
+            list(range(layer.calls, layer.calls + steps)),
+            shape,
+            current.dtype,
+            update.several,
+            rule,
+            inputs=inputs,
+            drift=drift,
+            origin=None if left is None else left.segment,
+        )
         layer.calls += steps
-        segment = Segment(calls, shape, current.dtype, update.several, rule)
-        segment.inputs, segment.drift = tuple(inputs), drift
-        segment.origin = None if left is None else left.segment
         if closed or not update.several:
             fired = None if left is None else left.spikes
             moved = executor.advance(segment, current, state if closed else None, fired)
         else:
             moved = self._one_by_one(layer, segment, update, state)
         if not closed:
-            follow = [(x, gain) for x, gain, sourced in follow if sourced]
-            follow += [] if segment.drift is None else [(segment.drift, 1.0)]
-            for each in inputs:
-                each.graph = None  # the drift's own graph leads there
-            if segment.drift is not None and not segment.drift.requires_grad:
-                segment.drift = None
-        else:
-            follow = [(x, gain) for x, gain, _ in follow]
+            segment.drift = segment.drift if segment.drift.requires_grad else None  # type: ignore[union-attr]
+            for each in inputs:  # a drift's own graph leads to all but the synapses that are known
+                each.graph = None if each.source is None else each.graph
         self._keep(layer, segment, executor)
-        moved = self._emit(layer, segment, moved, follow)
+        moved = self._emit(layer, segment, moved)
         if self.needs.firing and moved.membrane is not None:
             segment.membrane = Seen(moved.membrane.detach())
         return moved
 
-    def _inputs(
-        self, update: MembraneUpdate
-    ) -> tuple[list[Input], list[tuple[Tensor, float | Tensor, bool]]]:
-        """Where the currents came from; and what leads to spikes, its factor, and if it is known.
+    def _state(self, layer: LayerTrace, update: MembraneUpdate, left: Left | None) -> Tensor | None:
+        """The membrane that a step starts from; without the graph of one that a step has left."""
+        state = update.state
+        if left is None and not layer.calls and self.stale.holds(layer.neuron, state):
+            self.trace.carried.append(layer.name)
+        if left is not None and state is not None and state.requires_grad:
+            return state.detach()  # it is known here how it came about
+        return state
 
-        A synapse whose input nobody follows is known, and leads nowhere.
+    def _inputs(self, update: MembraneUpdate) -> tuple[Input, ...]:
+        """Where the currents came from.
+
+        Those that are followed to the spikes before have a graph: of the general route all, of a
+        known synapse those whose input leads there.
         """
-        inputs, follow = [], []
+        inputs = []
         for current in update.currents:
-            value, gain = current.value, current.gain
+            value = current.value
             source, static = SynapseCall.of(value)
-            graph = value if source is None and value.requires_grad else None
-            inputs.append(Input(source, graph, gain, static))
-            if graph is not None or (source is not None and source.followed):
-                follow.append((value, gain, source is not None))
-        return inputs, follow
+            followed = value.requires_grad if source is None else source.followed
+            inputs.append(Input(source, value if followed else None, current.gain, static))
+        return tuple(inputs)
+
+    def _current(self, update: MembraneUpdate, inputs: tuple[Input, ...]) -> Tensor:
+        """What enters the closed form: the sum of the currents, without graphs."""
+        first, *others = update.currents
+        current = first.value.detach()
+        for other in others:
+            current = current + other.value.detach()
+        once = update.several and len(inputs) == 1 and inputs[0].static
+        return current[:1] if once else current
 
     def _drift(
         self,
         layer: LayerTrace,
         update: MembraneUpdate,
         values: list[Tensor],
-        inputs: list[Input],
+        inputs: Sequence[Input],
         state: Tensor | None,
     ) -> Tensor:
         """The drift of one step. Its graph leads to all but the synapses that are known."""
@@ -201,11 +207,12 @@ class Recorder:
         self, layer: LayerTrace, segment: Segment, update: MembraneUpdate, state: Tensor | None
     ) -> Moved:
         """Several steps of a drift that has to be computed step by step, as one segment."""
-        executor, drifts, moves, noises = self._executor(layer), [], [], []
+        executor, drifts, moves, noises = layer.executor, [], [], []
+        assert executor is not None
         for t, call in enumerate(segment.calls):
             with torch.enable_grad():
                 values = [current.value[t] for current in update.currents]
-            drift = self._drift(layer, update, values, list(segment.inputs), state)
+            drift = self._drift(layer, update, values, segment.inputs, state)
             one = Steps([call], segment.shape, segment.dtype, False, segment.rule)
             moved = executor.advance(one, drift.detach(), None, None)
             state = moved.state
@@ -221,7 +228,7 @@ class Recorder:
         return Moved(membranes, spikes, moves[-1].state)
 
     def _admit(
-        self, layer: LayerTrace, shape: torch.Size, dtype: torch.dtype, inputs: list[Input]
+        self, layer: LayerTrace, shape: torch.Size, dtype: torch.dtype, inputs: Sequence[Input]
     ) -> None:
         """Checks a drift, (N, *), and gives a learned noise level its shape."""
         trace, neuron = self.trace, layer.neuron
@@ -237,10 +244,9 @@ class Recorder:
 
     def _executor(self, layer: LayerTrace) -> Executor:
         """The layer's, chosen at its first step."""
-        if layer.executor is None:
-            binary = layer.neuron in self.binary
-            sigma, budget = layer.neuron.sigma, self.trace.budget
-            layer.executor = executor_for(layer.noise, sigma, self.needs, budget, binary)
+        binary = layer.neuron in self.binary
+        sigma, budget = layer.neuron.sigma, self.trace.budget
+        layer.executor = executor_for(layer.noise, sigma, self.needs, budget, binary)
         return layer.executor
 
     def _keep(self, layer: LayerTrace, segment: Segment, executor: Executor) -> None:
@@ -255,41 +261,34 @@ class Recorder:
             return
         layer.segments.append(segment)
 
-    def _emit(
-        self,
-        layer: LayerTrace,
-        segment: Segment,
-        moved: Moved,
-        follow: list[tuple[Tensor, float | Tensor]],
-    ) -> Moved:
+    def _emit(self, layer: LayerTrace, segment: Segment, moved: Moved) -> Moved:
         """Marks the spikes, and puts what stands for them into the graph of what reads them."""
-        spikes, state, ledger = moved.spikes, moved.state, self.trace.ledger
-        if spikes is not None:
-            if ledger is not None:
-                moved = self._in_graph(segment, moved, follow, ledger)
-                spikes, state = moved.spikes, moved.state
-            assert spikes is not None
-            mark_spikes(spikes, layer.train, segment.several, moved.packed)
-        layer.left.append(Left(Seen(state), segment, None if spikes is None else Seen(spikes)))
+        if moved.spikes is not None and self.trace.ledger is not None:
+            moved = self._in_graph(segment, moved, moved.spikes, self.trace.ledger)
+        fired = None
+        if moved.spikes is not None:
+            mark_spikes(moved.spikes, layer.train, segment.several, moved.packed)
+            fired = Seen(moved.spikes)
+        layer.left.append(Left(Seen(moved.state), segment, fired))
         return moved
 
-    def _in_graph(
-        self,
-        segment: Segment,
-        moved: Moved,
-        follow: list[tuple[Tensor, float | Tensor]],
-        ledger: Ledger,
-    ) -> Moved:
-        assert moved.spikes is not None
-        if ledger.reach == "last":
-            follow = []
-        graphs, gains = [x for x, _ in follow], tuple(gain for _, gain in follow)
-        segment.node = NodeState(ledger, segment.several, gains)
+    def _in_graph(self, segment: Segment, moved: Moved, spikes: Tensor, ledger: Ledger) -> Moved:
+        graphs: list[Tensor] = []
+        gains: list[float | Tensor] = []
+        if ledger.reach != "last":
+            for each in segment.inputs:
+                if each.graph is not None:
+                    graphs.append(each.graph)
+                    gains.append(each.gain)
+            if segment.drift is not None:
+                graphs.append(segment.drift)
+                gains.append(1.0)
+        segment.node = NodeState(ledger, segment.several, tuple(gains))
         handle = None
         if ledger.reach == "time" and segment.origin is not None and segment.rule.carries:
             handle = self._handles.get(segment.origin)
         read = None if self.needs.guarded else moved.state
-        spikes, read, own = emit(moved.spikes, read, segment.node, handle, graphs)
+        spikes, read, own = emit(spikes, read, segment.node, handle, graphs)
         if ledger.reach == "time":
             self._handles[segment] = own
         if read is None:

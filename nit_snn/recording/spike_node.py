@@ -95,7 +95,9 @@ class NodeState:
         if membrane is not None:
             own = membrane * self.read
             if self.several:
-                found = torch.zeros_like(self.density) if found is None else found
+                if found is None:
+                    assert self.density is not None
+                    found = torch.zeros_like(self.density)
                 found[-1] += own
             else:
                 found = own if found is None else found.add_(own)

@@ -269,7 +269,7 @@ class SynapseTap:
             call.calls = 1
             mark(output, call)
             return output
-        held = [x, *filter(_is_tensor, self.module._parameters.values())]
+        held = [x, *(p for p in self.module._parameters.values() if p is not None)]
         # Built-in functions alone: this is asked at every step.
         key = (
             torch.is_autocast_enabled(x.device.type),
@@ -395,10 +395,6 @@ def _sample(tensor: Tensor) -> Tensor:
         return torch.empty(0)
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()[:1].flatten()
     return flat[:: max(1, flat.numel() // _SAMPLE)]
-
-
-def _is_tensor(parameter: Tensor | None) -> bool:
-    return parameter is not None
 
 
 def _is_leaf(parameter: Tensor | None) -> bool:

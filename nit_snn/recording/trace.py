@@ -37,7 +37,8 @@ class Input:
 
     Attributes:
         source: The call of a registered synapse that made it; None for the general route.
-        graph: Without a source, the current with its local graph.
+        graph: The current with its local graph, where that leads to the spikes before; without a
+            source, its gradient goes there, too.
         gain: Its factor in the drift.
         static: Whether one and the same current enters all steps of a segment of several.
     """

@@ -73,14 +73,14 @@ class Watch:
     def __init__(self, neurons: Mapping[str, NoisyNeuron], estimator: Estimator) -> None:
         self.neurons = neurons
         self._decisive: list[object] = []
-        self._modules: list[int] = []
+        self._modules: list[nn.Module] = []
         self._levels: list[tuple[int, int]] = []
         self.binary: set[NoisyNeuron] = set()
         self._look(estimator)
 
     def check(self, net: nn.Module, estimator: Estimator) -> None:
         """Raises AttachError, if it is not."""
-        modules = [*map(id, net.modules())]
+        modules = list(net.modules())
         if modules != self._modules:
             check_neurons(net, self.neurons)
             check_still_there(net, self.neurons)

@@ -1,0 +1,155 @@
+"""The passes of one learner: each is recorded, expanded, turned into gradients, and let go of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..dynamics.needs import Needs
+from ..errors import RecordingError
+from ..neurons.base import NoisyNeuron
+from ..noise.source import NoiseSource
+from ..validation.network import Watch, coupled_batch_norms
+from ..validation.warn_once import WarnOnce
+from .eager import eager
+from .expansion import Expansion, check_batch
+from .memory_budget import MemoryBudget
+from .recorder import Recorder
+from .stale_state import StaleState
+from .synapse_taps import SynapseTap
+
+
+@dataclass(eq=False)
+class Session:
+    """What a learner's passes share.
+
+    Attributes:
+        net: The network.
+        neurons: Its noisy neurons, by name.
+        source: Where their noise comes from.
+        taps: What stands in for its synapses.
+        watch: Whether the network is still what the learner was attached to.
+        warn: What was warned of already.
+        recorder: What was recorded and not yet turned into gradients.
+        running: Whether a pass runs.
+    """
+
+    net: nn.Module
+    neurons: dict[str, NoisyNeuron]
+    source: NoiseSource
+    taps: list[SynapseTap]
+    watch: Watch
+    warn: WarnOnce
+    recorder: Recorder | None = None
+    running: bool = False
+    _expanded: set[int] = field(default_factory=set)
+    _expansions_used: bool = False
+    _stale: StaleState = field(default_factory=StaleState)
+
+    @property
+    def device(self) -> torch.device:
+        """That of the first noisy neuron, whose memory counts."""
+        return next(iter(self.neurons.values())).sigma.device
+
+    @contextmanager
+    def record(self, needs: Needs, replicas: int, budget: MemoryBudget) -> Iterator[None]:
+        """Records the pass that runs inside; if it raises, nothing is kept.
+
+        Args:
+            needs: What has to be kept.
+            replicas: C.
+            budget: Bytes that may be kept.
+        """
+        for neuron in self.neurons.values():
+            neuron.detach_state()  # what an unrecorded pass left may hold a surrogate's graph
+        devices = {neuron.sigma.device for neuron in self.neurons.values()}
+        noise, index = self.source.next(replicas, devices)
+        recorder = Recorder(
+            self.neurons,
+            noise,
+            index,
+            needs,
+            binary=self.watch.binary,
+            budget=budget,
+            expanded=self._expanded,
+            stale=self._stale,
+        )
+        self.running = True
+        try:
+            with (
+                eager(),
+                coupled_batch_norms(self.net, lambda: recorder.trace.begun) as coupled,
+                recorder.running(self.taps),
+            ):
+                yield
+        except BaseException:
+            recorder.release()
+            self._stale = StaleState(self.neurons.values())
+            raise
+        finally:
+            self.running, self._expansions_used = False, True
+        recorder.trace.coupled = coupled
+        self.recorder = recorder
+        self.warn.after_pass(recorder.trace, self._expanded)
+
+    def expand(self, tensors: Sequence[Tensor], dim: int, replicas: int) -> tuple[Tensor, ...]:
+        """Repeats each sample; see `NITLearner.expand`."""
+        check_batch(tensors, dim)
+        if self._expansions_used:
+            self._expanded.clear()  # the running pass holds this one
+            self._expansions_used = False
+        self._expanded.add(replicas * tensors[0].shape[dim])
+        return tuple(Expansion(replicas, dim).make(x) for x in tensors)
+
+    def pending(self) -> Recorder:
+        """What was recorded last.
+
+        Raises:
+            RecordingError: Nothing was, or the pass still runs.
+        """
+        if self.running:
+            raise RecordingError("Call backward() after the record() block, not inside it.")
+        if self.recorder is None or self.recorder.trace.rows is None:
+            raise RecordingError(
+                "Nothing was recorded. Run the network once inside `with learner.record():` "
+                "before each learner.backward(losses)."
+            )
+        return self.recorder
+
+    @contextmanager
+    def using_up(self, recorder: Recorder) -> Iterator[None]:
+        """Inside, a recording becomes gradients; afterwards nothing is left of it."""
+        self.recorder, recorder.pending = None, False
+        try:
+            yield
+        finally:
+            recorder.release()
+            for neuron in self.neurons.values():
+                neuron.detach_state()  # what it carries on may hold the pass's graph
+            self.left_behind()
+
+    def left_behind(self) -> None:
+        """Remembers the membranes that the next pass should not start from."""
+        self._stale = StaleState(self.neurons.values())
+
+    def drop(self) -> None:
+        """Lets go of what was recorded."""
+        if self.recorder is not None:
+            self.recorder.release()
+        self.recorder = None
+
+    def check_not_running(self, name: str) -> None:
+        """Some calls would take away what a pass records.
+
+        Raises:
+            RecordingError: It is one of them, and a pass runs.
+        """
+        if self.running:
+            raise RecordingError(
+                f"{name}() inside a recorded pass would take what it records away. Call it before "
+                "the pass, or after it."
+            )
