@@ -102,8 +102,6 @@ def exact_gradient(net: nn.Module, case: Case, level: float = SIGMA) -> Tensor:
     gradient = []
     for name, values in theta.items():
         levels = [level, level if case.noisy_logits else 0.0]
-        if case.options.get("layerwise"):  # a layer learns from its own noise alone
-            levels[0 if name.startswith("2") else 1] = 0.0
         for i in range(values.size):
             kept, ends = values.flat[i], []
             for h in (-1e-4, 1e-4):
@@ -145,8 +143,6 @@ CASES = {
     "tanh, logits without noise, one learned sigma": Case(
         torch.tanh, noisy_logits=False, options={"learn_sigma": "shared"}
     ),
-    "sigmoid, Sobol points": Case(torch.sigmoid, options={"sobol": True}),
-    "tanh, noise in one layer at a time": Case(torch.tanh, options={"layerwise": True}),
     "an activation with a parameter": Case(Sharpened, "0-1"),
     "an activation with a parameter, logits without noise": Case(Sharpened, noisy_logits=False),
 }
@@ -379,7 +375,7 @@ def test_a_function_or_a_module_but_not_a_class() -> None:
         NoisyActivation(nn.ReLU(), sigma=-1.0)
 
 
-@pytest.mark.parametrize("option", [{"conditional": "SPIKEONLY"}, {"credit": "readout", "residual": 1}])
+@pytest.mark.parametrize("option", [{"conditional": True}, {"credit": "readout", "residual": 1}])
 def test_what_needs_a_spike_is_refused_with_the_reason(option: dict[str, Any]) -> None:
     with pytest.raises(AttachError, match=r"1 \(it is an activation"):
         NITLearner(swap_neurons(plain_net()), replicas=2, **option)
