@@ -1,4 +1,4 @@
-"""Sequences conditioned pathwise at once give what single steps give, to rounding."""
+"""Sequences conditioned on their spikes give what single steps give, to rounding."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import torch.nn.functional as F
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
-import nit_snn.dynamics.conditioned
+import nit_snn.dynamics.torch_executor
 from nit_snn import NITLearner, swap_neurons
-from nit_snn.dynamics.conditioned import Conditioning
 from nit_snn.dynamics.firing import Firing
-from nit_snn.dynamics.pathwise import carried
+from nit_snn.dynamics.torch_executor import TorchExecutor
 from nit_snn.robustness import NoisyClassifier
 
 OPTIONS: list[dict[str, Any]] = [
     {},
-    {"control": "readout"},
-    {"control": "network"},
-    {"control": "time"},
-    {"control": "time", "learn_sigma": True},
-    {"control": "time", "learn_sigma": "shared"},
+    {"credit": "readout"},
+    {"credit": "layers"},
+    {"credit": "time"},
+    {"credit": "time", "learn_sigma": True},
+    {"credit": "time", "learn_sigma": "shared"},
     {"learn_sigma": True},
-    {"control": "time", "antithetic": True, "replicas": 6},
-    {"control": "time", "sobol": True, "replicas": 8},
-    {"control": "time", "noise": "table"},
-    {"control": "time", "replicas": 2},
-    {"control": "time", "route": "general"},
+    {"credit": "time", "antithetic": True, "replicas": 6},
+    {"credit": "time", "noise_reuse": True},
+    {"credit": "time", "replicas": 2},
+    {"credit": "time", "route": "general"},
     {"route": "general"},
-    {"layerwise": True, "baseline": "none", "replicas": 6},
+    {"baseline": "none", "replicas": 6},
+    {"credit": "time", "residual": 0, "replicas": 1, "learn_sigma": True},
+    {"credit": "layers", "residual": 0.3, "learn_sigma": True},
 ]
 NODES: dict[str, dict[str, Any]] = {
     "hard": {},
@@ -64,10 +64,10 @@ class Net(nn.Module):
         return torch.cat([self.readout(self.layers(part)) for part in x.chunk(self.pieces)])
 
 
-def gradients(net: Net, static: bool, causal: bool, **options: Any) -> dict[str, Tensor]:
-    """Of two passes: from the second on the learner knows which layers the loss reads."""
-    options = {"replicas": 4, "conditional": "pathwise", **options}
-    learner = NITLearner(net, seed=3, causal=causal, **options)
+def gradients(net: Net, static: bool, per_step: bool, **options: Any) -> dict[str, Tensor]:
+    """Of the second of two passes."""
+    own = {"replicas": 4, "conditional": True, "credit": "none", "residual": 1}
+    learner = NITLearner(net, seed=3, per_step_losses=per_step, **{**own, **options})
     x = torch.rand(1 if static else 6, 4, 5, generator=torch.Generator().manual_seed(1)).double()
     y = torch.tensor([0, 1, 2, 0])
     for _ in range(2):
@@ -77,21 +77,22 @@ def gradients(net: Net, static: bool, causal: bool, **options: Any) -> dict[str,
             xr = learner.expand(x[0]).expand(6, -1, -1) if static else learner.expand(x, dim=1)
             out = net(xr)
             losses = [
-                F.cross_entropy(o, yr, reduction="none") for o in (out if causal else [out.sum(0)])
+                F.cross_entropy(o, yr, reduction="none")
+                for o in (out if per_step else [out.sum(0)])
             ]
-        learner.backward(torch.stack(losses) if causal else losses[0])
+        learner.backward(torch.stack(losses) if per_step else losses[0])
     found = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
     learner.close()
     return found
 
 
 def compare(
-    ways: list[Net], count: list[int], static: bool, causal: bool = False, **options: Any
+    ways: list[Net], count: list[int], static: bool, per_step: bool = False, **options: Any
 ) -> None:
     found = []
     for net, expected in zip(ways, (True, False), strict=True):
         count[0] = 0
-        found.append(gradients(net, static, causal, **options))
+        found.append(gradients(net, static, per_step, **options))
         assert (count[0] > 0) == expected
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[1].items():
@@ -104,13 +105,13 @@ def compare(
 @pytest.fixture
 def count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many sequences went at once."""
-    found, own = [0], Conditioning.done
+    found, own = [0], TorchExecutor._sequence
 
-    def noted(self: Conditioning) -> Any:
+    def noted(*args: Any) -> Any:
         found[0] += 1
-        return own(self)
+        return own(*args)
 
-    monkeypatch.setattr(Conditioning, "done", noted)
+    monkeypatch.setattr(TorchExecutor, "_sequence", noted)
     return found
 
 
@@ -125,20 +126,24 @@ def test_a_sequence_is_its_steps(
 
 @pytest.mark.parametrize("node", NODES)
 @pytest.mark.parametrize("pieces", [1, 3])
-@pytest.mark.parametrize("control", ["none", "time"])
+@pytest.mark.parametrize("credit", ["none", "time"])
 def test_sequences_that_follow_each_other(
-    node: str, pieces: int, control: str, count: list[int]
+    node: str, pieces: int, credit: str, count: list[int]
 ) -> None:
     """What a sequence leaves behind leads to the next, under every reset; the level is learned."""
     for hidden, learn_sigma in ((1, True), (2, False)):
         nets = [Net(hidden, s, pieces, NODES[node]) for s in (False, True)]
-        compare(nets, count, False, control=control, learn_sigma=learn_sigma)
+        compare(nets, count, False, credit=credit, learn_sigma=learn_sigma)
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_losses_of_each_step(pieces: int, count: list[int]) -> None:
     compare(
-        [Net(2, s, pieces, {}) for s in (False, True)], count, False, causal=True, learn_sigma=True
+        [Net(2, s, pieces, {}) for s in (False, True)],
+        count,
+        False,
+        per_step=True,
+        learn_sigma=True,
     )
 
 
@@ -146,15 +151,14 @@ def test_losses_of_each_step(pieces: int, count: list[int]) -> None:
 def test_a_few_steps_at_a_time(
     steps: int, count: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many steps of 16 rows and 7 neurons fit into the cache."""
-    monkeypatch.setattr(nit_snn.dynamics.conditioned, "_AT_ONCE", steps * 16 * 7)
-    compare(
-        [Net(1, s, 1, {}) for s in (False, True)], count, False, control="time", learn_sigma=True
-    )
+    """However many steps of 16 rows and 7 neurons are weighted at once."""
+    monkeypatch.setattr(nit_snn.dynamics.torch_executor, "_AT_ONCE", steps * 16 * 7)
+    options = {"conditional": False, "credit": "time", "learn_sigma": True}
+    compare([Net(1, s, 1, {}) for s in (False, True)], count, False, **options)
 
 
-@pytest.mark.parametrize("control", ["none", "time"])
-def test_gradients_of_images(control: str, count: list[int]) -> None:
+@pytest.mark.parametrize("credit", ["none", "time"])
+def test_gradients_of_images(credit: str, count: list[int]) -> None:
     """An attack's gradient goes the same way: through the graph of the currents."""
     found = []
     for stepwise in (False, True):
@@ -163,8 +167,8 @@ def test_gradients_of_images(control: str, count: list[int]) -> None:
             net,
             draws=16,
             gradient="lr",
-            conditional="pathwise",
-            control=control,
+            conditional=True,
+            credit=credit,
             seed=1,
             encode=lambda x: x.expand(5, *x.shape),
             dim=1,
@@ -181,6 +185,6 @@ def test_gradients_of_images(control: str, count: list[int]) -> None:
 
 def test_a_membrane_carries_on_no_less_than_nothing() -> None:
     """However far rounding has brought the noise to the other side of the threshold."""
-    firing = Firing(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0, -1.0, 3.0]))
-    told = carried(firing, torch.tensor([0.5, -0.5, 3.0]), wiped=False, learn_sigma=False)
-    assert torch.equal(told.drift, torch.zeros(3))
+    spike, level = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0, -1.0, 3.0])
+    firing = Firing(spike, level, torch.tensor([0.5, -0.5, 3.0]))
+    assert torch.equal(firing.decay, torch.zeros(3))

@@ -1,4 +1,4 @@
-"""Credits as control variates; that they are unbiased with a residual of 1 is in `test_unbiased`."""
+"""Credits as control variates; that they are unbiased with residual=1 is in `test_unbiased`."""
 
 from __future__ import annotations
 

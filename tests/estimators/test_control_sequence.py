@@ -1,4 +1,4 @@
-"""A control variate from the readout takes short ways; they give what the long way gives."""
+"""Sequences, single steps and the general route: every estimate is the same on all of them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
-from nit_snn.estimators.control import FiringRecord
+from nit_snn.dynamics.torch_executor import TorchExecutor
 
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"replicas": 2},
     {"antithetic": True, "replicas": 6},
-    {"sobol": True, "replicas": 8},
     {"learn_sigma": True},
     {"rule": "nit-s"},
-    {"memory": "bits"},
-    {"noise": "table"},
+    {"recompute": True},
+    {"noise_reuse": True},
+    {"conditional": True, "learn_sigma": True},
+    {"residual": 0, "replicas": 1, "learn_sigma": True},
+    {"residual": 0.5, "learn_sigma": True},
+    {"residual": "auto", "learn_sigma": True},
 ]
+CREDITS = ("readout", "layers", "time")
 
 
 def network(hidden: int, stepwise: bool) -> nn.Module:
@@ -39,8 +43,8 @@ def network(hidden: int, stepwise: bool) -> nn.Module:
 
 
 def gradients(net: nn.Module, static: bool, **options: Any) -> list[Tensor]:
-    """Of two passes: from the second on the learner knows which layers the loss reads."""
-    learner = NITLearner(net, seed=3, control="readout", **{"replicas": 4, **options})
+    """Of the second of two passes."""
+    learner = NITLearner(net, seed=3, **{"replicas": 4, "residual": 1, **options})
     x = torch.rand(1 if static else 6, 4, 5, generator=torch.Generator().manual_seed(1)).double()
     y = torch.tensor([0, 1, 2, 0])
     for _ in range(2):
@@ -54,32 +58,32 @@ def gradients(net: nn.Module, static: bool, **options: Any) -> list[Tensor]:
     return [p.grad for p in net.parameters() if p.grad is not None]
 
 
+@pytest.mark.parametrize("credit", CREDITS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("hidden", [1, 2])
 def test_all_ways_give_the_same_gradient(
-    hidden: int, static: bool, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    hidden: int, static: bool, options: dict[str, Any], credit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken: list[str] = []
-    for name in ("sequence", "step", "add"):
-        own = getattr(FiringRecord, name)
+    sequences, own = [], TorchExecutor._sequence
 
-        def noted(*args: Any, _own: Any = own, _name: str = name, **kwargs: Any) -> Any:
-            taken.append(_name)
-            return _own(*args, **kwargs)
+    def noted(*args: Any) -> Any:
+        sequences.append(1)
+        return own(*args)
 
-        monkeypatch.setattr(FiringRecord, name, noted)
+    monkeypatch.setattr(TorchExecutor, "_sequence", noted)
     found = {}
     for way, stepwise, route in (
         ("sequence", False, "auto"),
         ("step", True, "auto"),
-        ("add", True, "general"),
+        ("general", True, "general"),
     ):
-        taken.clear()
-        found[way] = gradients(network(hidden, stepwise), static, route=route, **options)
-        assert way in taken and set(taken) <= {way, "add"}
+        sequences.clear()
+        net = network(hidden, stepwise)
+        found[way] = gradients(net, static, route=route, credit=credit, **options)
+        assert len(sequences) == (2 * hidden if way == "sequence" else 0)
     # A direction knows no presynaptic sign on the general route.
-    long = found["step" if options.get("rule") == "nit-s" else "add"]
+    long = found["step" if options.get("rule") == "nit-s" else "general"]
     assert any(gradient.abs().max() > 0 for gradient in long)
     for way in ("sequence", "step"):
         torch.testing.assert_close(found[way], long)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from nit_snn import NITLearner, restore_neurons, swap_neurons
 from nit_snn.dynamics.firing import normal_hazard
+from nit_snn.dynamics.lif import sign
 from nit_snn.errors import AttachError, RecordingError
-from nit_snn.estimators.scores import presynaptic_sign, sign
 from nit_snn.neurons import NoisyActivation
 from nit_snn.noise.streams import ReplicaNoise
 from nit_snn.training import projection
@@ -30,7 +30,7 @@ def one_pass(net: nn.Module, **options: Any) -> tuple[Tensor, Tensor]:
     """Records one pass; returns hidden spikes (T, C * B, 6) and leave-one-out losses (C * B,)."""
     spikes: list[Tensor] = []
     handle = net.lif1.register_forward_hook(lambda m, i, o: spikes.append(o[0].clone()))
-    learner = NITLearner(net, replicas=REPLICAS, seed=SEED, **options)
+    learner = NITLearner(net, replicas=REPLICAS, credit="none", seed=SEED, **options)
     with learner.record():
         losses = net(learner.expand(X)).tanh().sum(1)
     learner.backward(losses)
@@ -50,11 +50,11 @@ def noise_of(layer: int, width: int, steps: int = 3) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("memory", ["scores", "bits"])
-def test_nit_s_is_the_formula_of_the_paper(memory: str) -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_nit_s_is_the_formula_of_the_paper(recompute: bool) -> None:
     """`A * sum_t sign(eps_t) * sign(x_j(t))`: input by its sign, sign(0) = 1, spikes as +-1."""
     net = swap_neurons(SnnTorchNet(), sigma=0.7)
-    spikes, advantage = one_pass(net, rule="nit-s", memory=memory)
+    spikes, advantage = one_pass(net, rule="nit-s", recompute=recompute)
     weight = advantage / (REPLICAS * BATCH)
     xr = X.repeat(REPLICAS, 1)
     signs = torch.where(xr >= 0, 1.0, -1.0)
@@ -88,8 +88,7 @@ def test_nit_is_the_formula_of_the_paper() -> None:
 
 def test_signs() -> None:
     assert sign(torch.tensor([-0.0, 0.0])).tolist() == [1, 1]
-    assert presynaptic_sign(torch.zeros(2)).tolist() == [-1, -1]
-    assert presynaptic_sign(torch.tensor([0.0, 2.0])).tolist() == [1, 1]
+    assert sign(torch.tensor([-2.0, 3.0])).tolist() == [-1, 1]
 
 
 def test_the_rule_changes_without_attaching_again() -> None:
@@ -165,7 +164,7 @@ def test_a_sigma_given_per_neuron_keeps_its_shape() -> None:
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 def test_learned_sigma_stays_within_its_bounds_after_each_step(optimizer: Any) -> None:
     net = swap_neurons(SnnTorchNet(), sigma=0.5)
-    learner = NITLearner(net, replicas=2, learn_sigma=True, sigma_bounds=(0.4, 0.6))
+    learner = NITLearner(net, replicas=2, credit="none", learn_sigma=True, sigma_bounds=(0.4, 0.6))
     step = optimizer(learner.parameters(), lr=100.0)
     with learner.record():
         losses = net(learner.expand(X)).sum(1)
@@ -208,7 +207,7 @@ def test_restore_forgets_a_learned_sigma() -> None:
         ({"sigma_bounds": (0.0, 1.0)}, "0 < smallest"),
         ({"sigma_bounds": (2.0, 1.0)}, "0 < smallest"),
         ({"learn_sigma": True, "sigma_bounds": (2.0, 3.0)}, r"outside .* lif1, lif2"),
-        ({"conditional": True, "memory": "bits"}, "memory='scores'"),
+        ({"conditional": True, "recompute": True}, "keeps the membranes"),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:
@@ -216,38 +215,14 @@ def test_options_that_contradict_each_other(options: dict[str, Any], message: st
         NITLearner(swap_neurons(SnnTorchNet()), replicas=2, **options)
 
 
-def stochastic(distance: Tensor) -> Tensor:
-    """Fires by chance, more often the farther the membrane is above the threshold."""
-    return (torch.rand_like(distance) < distance.sigmoid()).float()
-
-
-@pytest.mark.parametrize(
-    ("net", "reason"),
-    [
-        (SnnTorchNet("subtract"), "'subtract'"),
-        (SnnTorchNet("none"), "'none'"),
-        (SnnTorchNet(state_quant=torch.round), "quantised"),
-        (
-            SnnTorchNet(spike_grad=lambda x: (torch.rand_like(x) < x.sigmoid()).float()),
-            "spike_grad",
-        ),
-        (SpikingJellyNet(v_reset=None), "soft"),
-    ],
-    ids=["subtract", "none", "quantised", "stochastic", "soft"],
-)
-def test_conditioning_is_refused_where_it_would_be_biased(net: nn.Module, reason: str) -> None:
-    with pytest.raises(AttachError, match=reason):
-        NITLearner(swap_neurons(net), replicas=2, conditional=True)
-
-
 def test_conditioning_refuses_a_loss_on_membranes() -> None:
     net = swap_neurons(SnnTorchNet())  # it returns summed membranes
-    learner = NITLearner(net, replicas=2, conditional=True)
+    learner = NITLearner(net, replicas=2, credit="none", conditional=True)
     with learner.record(), pytest.raises(RecordingError, match="conditional=False"):
         net(learner.expand(X))
     lif = snn.Leaky(beta=0.5, init_hidden=True, reset_mechanism="zero")
     hidden = swap_neurons(nn.Sequential(nn.Linear(4, 3), lif))
-    learner = NITLearner(hidden, replicas=2, conditional=True)
+    learner = NITLearner(hidden, replicas=2, credit="none", conditional=True)
     with learner.record():
         hidden(learner.expand(X))
         with pytest.raises(RecordingError, match="read"):
@@ -276,8 +251,8 @@ class SpikeCount(SnnTorchNet):
 
 
 @pytest.mark.parametrize("net", [SnnTorchNet("subtract"), SpikingJellyNet(v_reset=None)])
-def test_pathwise_conditioning_takes_any_reset_but_no_loss_on_membranes(net: nn.Module) -> None:
-    learner = NITLearner(swap_neurons(net), replicas=2, conditional="pathwise")
+def test_conditioning_takes_any_reset_but_no_loss_on_membranes(net: nn.Module) -> None:
+    learner = NITLearner(swap_neurons(net), replicas=2, conditional=True)
     with learner.record():
         if isinstance(net, SnnTorchNet):  # it returns summed membranes
             with pytest.raises(RecordingError, match="conditional=False"):
@@ -292,37 +267,42 @@ def test_pathwise_conditioning_takes_any_reset_but_no_loss_on_membranes(net: nn.
     functional.reset_net(net)
 
 
+def stochastic(distance: Tensor) -> Tensor:
+    """Fires by chance, more often the farther the membrane is above the threshold."""
+    return (torch.rand_like(distance) < distance.sigmoid()).float()
+
+
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
         (SnnTorchNet(reset_delay=False), "without delay"),
         (SnnTorchNet(inhibition=True), "inhibition"),
+        (SnnTorchNet(state_quant=torch.round), "quantised"),
+        (SnnTorchNet(spike_grad=stochastic), "spike_grad"),
         (nn.Sequential(NoisyActivation(nn.ReLU())), "activation"),
     ],
 )
-def test_pathwise_conditioning_is_refused_where_it_would_be_biased(
-    net: nn.Module, reason: str
-) -> None:
+def test_conditioning_is_refused_where_it_would_be_biased(net: nn.Module, reason: str) -> None:
     net = net if isinstance(net, nn.Sequential) else swap_neurons(net)
     with pytest.raises(AttachError, match=reason):
-        NITLearner(net, replicas=2, conditional="pathwise")
-    with pytest.raises(AttachError, match="'pathwise'"):
-        NITLearner(swap_neurons(SnnTorchNet()), replicas=2, conditional="path")
+        NITLearner(net, replicas=2, conditional=True)
+    with pytest.raises(AttachError, match="conditional must be one of"):
+        NITLearner(swap_neurons(SnnTorchNet()), replicas=2, conditional="pathwise")
 
 
 def test_a_membrane_is_followed_to_the_call_that_left_it() -> None:
     """Two sequences in one pass: the second starts anew, and skips back once."""
     lif = snn.Leaky(beta=0.9, reset_mechanism="subtract")
     net = swap_neurons(nn.Sequential(nn.Linear(4, 3), lif))
-    learner = NITLearner(net, replicas=8, seed=2, conditional="pathwise")
+    learner = NITLearner(net, replicas=8, seed=2, conditional=True)
     membranes = [lif.reset_mem()]
     with learner.record():
         current = net[0](learner.expand(X))
         for start in (0, 1, 2, 0, 4, 4):
             membranes.append(lif(current, membranes[start])[1])
-    assert learner._recording is not None
-    (trace,) = learner._recording.traces.values()
-    assert [event.link and event.link.origin for event in trace.events] == [None, 0, 1, None, 3, 3]
+    (layer,) = learner._recorder.trace.layers.values()
+    starts = [s.origin and layer.segments.index(s.origin) for s in layer.segments]
+    assert starts == [None, 0, 1, None, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -340,7 +320,7 @@ def test_a_membrane_is_followed_to_the_call_that_left_it() -> None:
 def test_there_is_no_way_around_the_guard(read: Any) -> None:
     lif, other = snn.Leaky(beta=0.5), snn.Leaky(beta=0.5)
     net = swap_neurons(nn.Sequential(nn.Linear(4, 3), lif, other))
-    learner = NITLearner(net, replicas=2, conditional="pathwise")
+    learner = NITLearner(net, replicas=2, conditional=True)
     with learner.record():
         spike, membrane = lif(net[0](learner.expand(X)), lif.reset_mem())
         assert membrane.shape == (10, 3) and not membrane.requires_grad
@@ -358,23 +338,22 @@ def test_there_is_no_way_around_the_guard(read: Any) -> None:
 def test_a_failed_pass_keeps_nothing() -> None:
     lif = snn.Leaky(beta=0.5)
     net = swap_neurons(nn.Sequential(nn.Linear(4, 3), lif))
-    learner = NITLearner(net, replicas=2, conditional="pathwise")
+    learner = NITLearner(net, replicas=2, conditional=True)
     with pytest.raises(ZeroDivisionError), learner.record():
         _, membrane = lif(net[0](learner.expand(X)), lif.reset_mem())
         1 / 0  # noqa: B018
-    assert not membrane._recorder.traces
+    assert not membrane._recorder.trace.layers
     membrane.sum()
 
 
 @pytest.mark.montecarlo
 def test_conditioning_lowers_the_variance() -> None:
     """400 estimates each; the ratio of summed variances is below 0.9, where chance alone would
-    bring it with probability below 1e-6 if there were no effect (measured: about 0.6, and 0.3
-    pathwise)."""
+    bring it with probability below 1e-6 if there were no effect (measured: about 0.3)."""
     net = swap_neurons(SpikeCount(threshold=0.5))
     totals = {}
-    for conditional in (False, True, "pathwise"):
-        learner = NITLearner(net, replicas=16, seed=1, conditional=conditional)
+    for conditional in (False, True):
+        learner = NITLearner(net, replicas=16, credit="none", seed=1, conditional=conditional)
         estimates = []
         for _ in range(400):
             net.zero_grad()
@@ -385,7 +364,6 @@ def test_conditioning_lowers_the_variance() -> None:
         learner.close()
         totals[conditional] = torch.stack(estimates).var(0).sum()
     assert totals[True] / totals[False] < 0.9
-    assert totals["pathwise"] / totals[True] < 0.9
 
 
 def test_conditioning_refuses_a_node_in_smooth_mode() -> None:
