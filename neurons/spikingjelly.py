@@ -106,9 +106,10 @@ class _NoisyNode(NoisyNeuron):
             return soft_reset(membrane, spike, self.v_threshold)
         return hard_reset(membrane, spike, self.v_reset)
 
-    def _taken(self, x: Tensor, v: Tensor, several: bool) -> Moved:
+    def _taken(self, current: Current, v: Tensor, several: bool) -> Moved:
         """One step from `v`, or several: what is left behind has been reset."""
-        update = MembraneUpdate((Current(x, self._gain),), v, self._charge, self._rule, several)
+        x = current.value
+        update = MembraneUpdate((current,), v, self._charge, self._rule, several)
         moved = self._step(update)
         if moved.spikes is not None:
             return moved
@@ -153,12 +154,12 @@ class _NoisyNode(NoisyNeuron):
         currents = () if known and not self.store_v_seq else x_seq.unbind(0)
         with self._cut():
             if known and not self.store_v_seq:
-                moved = self._taken(x_seq, v, several=True)
+                moved = self._taken(Current(x_seq, self._gain), v, several=True)
                 assert moved.spikes is not None
                 return moved.spikes, [moved.state]
             spikes, membranes = [], []
-            for x in currents:
-                moved = self._taken(x, v, several=False)
+            for t, x in enumerate(currents):
+                moved = self._taken(Current(x, self._gain, x_seq, t), v, several=False)
                 v = moved.state
                 spikes.append(moved.spikes)
                 membranes.append(v)
@@ -168,7 +169,8 @@ class _NoisyNode(NoisyNeuron):
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         with self._cut():
-            moved = self._taken(inputs[0], unguarded(states[0], self), several=False)
+            current = Current(inputs[0], self._gain)
+            moved = self._taken(current, unguarded(states[0], self), several=False)
         assert moved.spikes is not None
         return (moved.spikes,), (self._shielded(moved.state), *states[1:])
 

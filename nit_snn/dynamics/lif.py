@@ -60,10 +60,14 @@ class Current:
     Attributes:
         value: What enters, (N, *) or, for several steps, (T, N, *).
         gain: Its factor in the drift; a scalar, or broadcasting to (N, *).
+        whole: (T, N, *), of which it is one step; None if it is no part of anything.
+        step: Which.
     """
 
     value: Tensor
     gain: float | Tensor = 1.0
+    whole: Tensor | None = None
+    step: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)

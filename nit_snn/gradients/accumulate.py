@@ -83,7 +83,12 @@ class Accumulator:
             else:
                 share = self._scaled(cotangent, each.gain)
                 held = self._totals.get(each.source)
-                self._totals[each.source] = share if held is None else held + share
+                if each.step is not None:
+                    if held is None:
+                        held = self._totals[each.source] = share.new_zeros(each.source.output_shape)
+                    held.view(-1, *share.shape)[each.step] += share
+                else:
+                    self._totals[each.source] = share if held is None else held + share
 
     def _several(self, segment: Segment, chunk: Chunk) -> None:
         """Adds what belongs to some steps of a segment, (t, N, *), or to the sum of all of them."""

@@ -171,9 +171,11 @@ class Recorder:
         inputs = []
         for current in update.currents:
             value = current.value
-            source, static = SynapseCall.of(value)
+            whole, step = current.whole, None if current.whole is None else current.step
+            source, static = SynapseCall.of(value if whole is None else whole, again=bool(step))
             followed = value.requires_grad if source is None else source.followed
-            inputs.append(Input(source, value if followed else None, current.gain, static))
+            graph = value if followed else None
+            inputs.append(Input(source, graph, current.gain, static, None if static else step))
         return tuple(inputs)
 
     def _current(self, update: MembraneUpdate, inputs: tuple[Input, ...]) -> Tensor:

@@ -72,15 +72,19 @@ class SynapseCall:
     binary: bool | None = None
 
     @staticmethod
-    def of(current: Tensor) -> tuple[SynapseCall | None, bool]:
+    def of(current: Tensor, again: bool = False) -> tuple[SynapseCall | None, bool]:
         """The call that made `current`, and whether it made one slice for all its time steps.
 
         `current` may be the output itself, a reshape of it, or a repetition of it over time. An
         in-place operation on any of them, or a hook on it, disqualifies it.
+
+        Args:
+            current: What a neuron was given.
+            again: Whether it was asked for before, for another step of it.
         """
         call = _marked(current)
         if call is not None:
-            call.readers += 1
+            call.readers += not again
             call._use()
             return call, call.static
         if repeats_over_time(current):

@@ -41,12 +41,14 @@ class Input:
             source, its gradient goes there, too.
         gain: Its factor in the drift.
         static: Whether one and the same current enters all steps of a segment of several.
+        step: Which step of the call's output it is, if it is but one.
     """
 
     source: SynapseCall | None
     graph: Tensor | None
     gain: float | Tensor
     static: bool = False
+    step: int | None = None
 
     def same(self, other: Input) -> bool:
         """Whether both take the sum of two cotangents."""
@@ -55,7 +57,8 @@ class Input:
             and not isinstance(other.gain, Tensor)
             and self.gain == other.gain
         )
-        return equal and self.source is not None and self.source is other.source
+        known = self.source is not None and self.source is other.source
+        return equal and known and self.step == other.step
 
 
 @dataclass(eq=False, slots=True)
