@@ -171,7 +171,7 @@ def test_passes_that_only_the_device_has_counted_are_not_lost(
     learner = NITLearner(swap_neurons(SpikingJellyNet()), replicas=2, seed=3)
     with learner.record():
         learner.net(learner.expand(torch.rand(3, 4)))
-    learner._source.counters[CPU].add_(5)  # as a replayed graph does
+    learner._session.source.counters[CPU].add_(5)  # as a replayed graph does
     assert learner.state_dict()["passes"] == 6
 
 

@@ -300,7 +300,7 @@ def test_a_membrane_is_followed_to_the_call_that_left_it() -> None:
         current = net[0](learner.expand(X))
         for start in (0, 1, 2, 0, 4, 4):
             membranes.append(lif(current, membranes[start])[1])
-    (layer,) = learner._recorder.trace.layers.values()
+    (layer,) = learner._session.recorder.trace.layers.values()
     starts = [s.origin and layer.segments.index(s.origin) for s in layer.segments]
     assert starts == [None, 0, 1, None, 3, 3]
 

@@ -111,7 +111,7 @@ def test_a_learner_that_draws_again_gives_the_same() -> None:
 def test_a_resumed_learner_reads_on() -> None:
     net = swap_neurons(SnnTorchNet(steps=5))
     learner = NITLearner(net, replicas=8, credit="none", seed=2, noise_reuse=True)
-    learner._source.table.blocks = 2  # so that it has grown when it is saved
+    learner._session.source.table.blocks = 2  # so that it has grown when it is saved
     learn(learner, 2)
     saved = learner.state_dict()
     wanted = learn(learner, 1)[0]
