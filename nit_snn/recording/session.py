@@ -88,7 +88,7 @@ class Session:
                 yield
         except BaseException:
             recorder.release()
-            self._stale = StaleState(self.neurons.values())
+            self.left_behind()
             raise
         finally:
             self.running, self._expansions_used = False, True
@@ -128,12 +128,12 @@ class Session:
             yield
         finally:
             recorder.release()
-            for neuron in self.neurons.values():
-                neuron.detach_state()  # what it carries on may hold the pass's graph
             self.left_behind()
 
     def left_behind(self) -> None:
         """Remembers the membranes that the next pass should not start from."""
+        for neuron in self.neurons.values():
+            neuron.detach_state()  # what it carries on may hold the pass's graph
         self._stale = StaleState(self.neurons.values())
 
     def drop(self) -> None:
