@@ -66,11 +66,12 @@ def rows(losses: Tensor) -> Tensor:
     return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 
 
+@pytest.mark.parametrize("credit", ["none", "auto"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_train_a_noisy_network(name: str) -> None:
+def test_losses_train_a_noisy_network(name: str, credit: str) -> None:
     make, output = LOSSES[name]
     net = swap_neurons(Net(), sigma=0.5)
-    learner = NITLearner(net, replicas=REPLICAS, seed=0)
+    learner = NITLearner(net, replicas=REPLICAS, credit=credit, seed=0)
     x, y = batch()
     with learner.record():
         xr, yr = learner.expand(x, dim=1), learner.expand(y)
@@ -99,7 +100,7 @@ def test_each_row_has_its_own_loss(name: str) -> None:
 
 @pytest.mark.parametrize("make", [SF.ce_count_loss, SF.mse_count_loss])
 def test_the_default_reduction_is_refused_with_a_reason(make: Callable[..., Any]) -> None:
-    learner = NITLearner(swap_neurons(Net()), replicas=REPLICAS)
+    learner = NITLearner(swap_neurons(Net()), replicas=REPLICAS, credit="none")
     x, y = batch()
     with learner.record():
         spikes, _ = learner.net(learner.expand(x, dim=1))
@@ -126,7 +127,7 @@ def test_losses_of_spikes_go_with_control_variates(name: str) -> None:
 
 def test_population_codes() -> None:
     net = swap_neurons(Net(outputs=4 * CLASSES), sigma=0.5)
-    learner = NITLearner(net, replicas=REPLICAS)
+    learner = NITLearner(net, replicas=REPLICAS, credit="none")
     x, y = batch()
     for make in (SF.ce_count_loss, SF.mse_count_loss):
         with learner.record():
@@ -163,7 +164,7 @@ ENCODERS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_spikegen_before_or_behind_expand(name: str, first: str) -> None:
     """Encoded once per sample, or anew for each replica: both are batches like any other."""
     net = swap_neurons(Net(), sigma=0.5)
-    learner = NITLearner(net, replicas=REPLICAS, seed=0)
+    learner = NITLearner(net, replicas=REPLICAS, credit="none", seed=0)
     x, y = torch.rand(BATCH, 12), batch()[1]
     with learner.record():
         if first == "expand":

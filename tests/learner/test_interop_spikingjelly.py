@@ -26,7 +26,7 @@ closes_itself = pytest.mark.skipif(
 
 def gradients(net: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
     """The estimates for one batch, (T, N, *), with the noise of one seed."""
-    learner = NITLearner(net, replicas=REPLICAS, seed=5)
+    learner = NITLearner(net, replicas=REPLICAS, credit="none", seed=5)
     net.zero_grad()
     functional.reset_net(net)
     with learner.record():
@@ -72,7 +72,7 @@ def test_monitors_of_outputs_inputs_and_attributes(recorded: bool) -> None:
 
 @closes_itself
 def test_a_monitor_of_gradients_sees_none_in_a_recorded_pass() -> None:
-    """There is no graph through a spike to see one on, and the gradient is the same with it."""
+    """Without a credit there is no graph through a spike, and the gradient is the same with it."""
     net = swap_neurons(SpikingJellyNet(steps=STEPS))
     x = torch.randn(STEPS, BATCH, 4)
     alone = gradients(net, net.body, x)
@@ -188,7 +188,7 @@ def event_network() -> nn.Sequential:
 def learns_directions(frames: Tensor) -> None:
     """Trains on events (T, N, 2, H, W) of three kinds, and checks that the loss falls."""
     net = swap_neurons(event_network(), sigma=0.5)
-    learner = NITLearner(net, replicas=16, seed=0)
+    learner = NITLearner(net, replicas=16, credit="none", seed=0)
     optimizer = torch.optim.Adam(learner.parameters(), lr=5e-2)
     labels = torch.arange(frames.shape[1]) % 3
     losses = []

@@ -30,7 +30,7 @@ X, Y = torch.linspace(-1, 3, 20).view(5, 4), torch.tensor([0, 1, 2, 0, 1])
 
 def learned(net: nn.Module, loss: Any = None, **options: Any) -> list[torch.Tensor | None]:
     """Gradients of one recorded pass with a seed of its own."""
-    options = {"replicas": 4, "seed": 3, **options}
+    options = {"replicas": 4, "credit": "none", "seed": 3, **options}
     learner = NITLearner(net, **options)
     with learner.record():
         xr, yr = learner.expand(X, Y)
@@ -64,7 +64,7 @@ def test_gradients_are_added_as_backward_does() -> None:
     once = [g.clone() for g in learned(net)]
     for p in net.parameters():
         p.grad = torch.ones_like(p)
-    learner = NITLearner(net, replicas=4, seed=3)
+    learner = NITLearner(net, replicas=4, credit="none", seed=3)
     with learner.record():
         xr, yr = learner.expand(X, Y)
         losses = F.cross_entropy(net(xr), yr, reduction="none")
@@ -153,13 +153,21 @@ def test_a_loss_that_is_not_finite_writes_nothing(bad: float) -> None:
     assert all(p.grad is None for p in net.parameters())
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (10, 1), (2, 5)])
-def test_losses_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((), "reduction='none'"),
+        ((5,), "reduction='none'"),
+        ((2, 5), "reduction='none'"),
+        ((10, 1), r"flatten\(1\)\.mean\(1\)"),
+    ],
+)
+def test_losses_of_the_wrong_shape(shape: tuple[int, ...], remedy: str) -> None:
     net = swap_neurons(SnnTorchNet())
     learner = NITLearner(net, replicas=2)
     with learner.record():
         net(learner.expand(X))
-    with pytest.raises(LossError, match=r"\(10,\).*reduction='none'"):
+    with pytest.raises(LossError, match=rf"\(10,\).*{remedy}"):
         learner.backward(torch.zeros(shape))
     learner.backward(torch.zeros(10))  # the recording is still there
 
@@ -223,8 +231,8 @@ def test_input_changed_in_place_is_noticed() -> None:
     [
         ({"replicas": 0}, "positive integer"),
         ({"replicas": 2.0}, "positive integer"),
-        ({"replicas": 1}, "at least 2"),
-        ({"replicas": 2, "antithetic": True}, "at least 4"),
+        ({"replicas": 1, "credit": "none"}, "at least 2"),
+        ({"replicas": 2, "credit": "none", "antithetic": True}, "at least 4"),
         ({"replicas": 3, "antithetic": True, "baseline": "none"}, "even"),
         ({"replicas": 2, "baseline": "median"}, "leave-one-out"),
         ({"replicas": 2, "rule": "stdp"}, "nit"),

@@ -3,9 +3,9 @@
 As `test_unbiased`, with the truth of `oracle_memory`: each case draws PASSES independent
 estimates of REPLICAS replicas for each of two samples, which are in the batch COPIES times, 48,000
 rows in all, and compares their mean with the exact gradient in units of its own standard error.
-With 48 passes that is a t statistic with 47 degrees of freedom; |t| < 6 for each of about 20 parameters fails by chance with
-probability below 1e-5 per case. The estimate must also be sharp: its standard error is below SHARP
-of the gradient's norm.
+With 48 passes that is a t statistic with 47 degrees of freedom; |t| < 6 for each of about 20
+parameters fails by chance with probability below 1e-5 per case. The estimate must also be sharp:
+its standard error is below SHARP of the gradient's norm.
 """
 
 from __future__ import annotations

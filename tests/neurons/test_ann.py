@@ -100,7 +100,7 @@ def expected_loss(
 def exact_gradient(net: nn.Module, case: Case, level: float = SIGMA) -> Tensor:
     theta = {n: p.detach().numpy().copy() for n, p in net.named_parameters()}
     gradient = []
-    for name, values in theta.items():
+    for values in theta.values():
         levels = [level, level if case.noisy_logits else 0.0]
         for i in range(values.size):
             kept, ends = values.flat[i], []
