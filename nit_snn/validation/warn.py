@@ -21,7 +21,7 @@ def of_coupling(coupled: Collection[str]) -> None:
             "estimate leaves out: it is biased for the layers before. Put it in eval mode "
             "for an unbiased gradient.",
             BiasWarning,
-            stacklevel=5,
+            stacklevel=7,
         )
 
 
@@ -83,7 +83,7 @@ def of_carried(names: Collection[str]) -> None:
         "independent batches call learner.reset(), or the framework's own function. If one "
         "sequence goes on, this is right: ignore CarriedStateWarning then.",
         CarriedStateWarning,
-        stacklevel=5,
+        stacklevel=7,
     )
 
 
@@ -94,5 +94,5 @@ def of_no_expansion(replicas: int, rows: int) -> None:
         f"replicas of {rows // replicas} samples. That is right if you repeated the batch "
         "yourself. Other samples make a baseline that tells little: xr, yr = learner.expand(x, y).",
         MisuseWarning,
-        stacklevel=5,
+        stacklevel=7,
     )
