@@ -208,14 +208,14 @@ class _LastCall:
     Attributes:
         key: Which tensors the layer had, in which versions.
         held: These tensors: while they are held, no others have their numbers.
-        sample: Some values of the input.
+        samples: Some values of each.
         output: What came out.
         call: What is known of it.
     """
 
     key: tuple[Any, ...]
     held: list[Tensor]
-    sample: Tensor
+    samples: list[Tensor]
     output: Tensor
     call: SynapseCall
 
@@ -282,9 +282,11 @@ class SynapseTap:
             *map(Tensor.data_ptr, held),
         )
         last = self._last
-        if last is None or last.key != key or not torch.equal(last.sample, _sample(x)):
+        samples = [_sample(tensor) for tensor in held]
+        if last is None or last.key != key or not all(map(torch.equal, last.samples, samples)):
             output, call = self._compute(x, emitted)
-            self._last = last = _LastCall(key, held, _sample(x).clone(), output, call)
+            samples = [sample.clone() for sample in samples]
+            self._last = last = _LastCall(key, held, samples, output, call)
             if call.static:
                 self._made.append(call)
         last.call.calls += 1
