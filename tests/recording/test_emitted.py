@@ -11,27 +11,29 @@ from conftest import SnnTorchNet, SpikingJellyNet
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
-from nit_snn.recording.packed_spikes import Packed
-from nit_snn.recording.recorder import Recording
-from nit_snn.recording.synapse_taps import Source
+from nit_snn.recording.packed_spikes import PackedSpikes
+from nit_snn.recording.synapse_taps import SynapseCall
 
 
-def record(net: nn.Module, x: Tensor, **options: object) -> tuple[NITLearner, list[Source]]:
+def record(net: nn.Module, x: Tensor, **options: object) -> tuple[NITLearner, list[SynapseCall]]:
     """One pass, and the calls of synapses that it remembers, in order."""
-    learner = NITLearner(net, replicas=4, seed=0, **options)
+    learner = NITLearner(net, replicas=4, credit="none", seed=0, **options)
     with learner.record():
         net(learner.expand(x))
-    recording = learner._recording
-    assert isinstance(recording, Recording)
-    events = [e for trace in recording.traces.values() for e in trace.events]
-    return learner, [target.source for e in events for target in e.targets]
+    return learner, sources_of(learner)
+
+
+def sources_of(learner: NITLearner) -> list[SynapseCall]:
+    trace = learner._session.recorder.trace
+    inputs = [i for layer in trace.active for s in layer.segments for i in s.inputs]
+    return [i.source for i in inputs if i.source is not None]
 
 
 def test_spikes_of_single_steps_share_their_bytes() -> None:
     net = swap_neurons(SnnTorchNet(steps=10))
     _, sources = record(net, torch.rand(5, 4))
     hidden = [s.activity for s in sources if s.name == "fc2"]
-    assert len(hidden) == 10 and all(isinstance(a, Packed) for a in hidden)
+    assert len(hidden) == 10 and all(isinstance(a, PackedSpikes) for a in hidden)
     memory = {a.bits.data_ptr(): a.bits.nbytes for a in hidden}
     # A byte per neuron, row and eight steps; memory is taken for eight steps, then for 16.
     assert list(memory.values()) == [20 * 6, 2 * 20 * 6]
@@ -40,16 +42,8 @@ def test_spikes_of_single_steps_share_their_bytes() -> None:
 
 def test_spikes_of_a_sequence_are_packed_as_one() -> None:
     net = swap_neurons(SpikingJellyNet(steps=9))
-    learner = NITLearner(net, replicas=4, seed=0)
-    with learner.record():
-        net(learner.expand(torch.rand(5, 4)))
-    sources = {
-        target.source
-        for trace in learner._recording.traces.values()
-        for event in trace.events
-        for target in event.targets
-    }
-    packed = [s.activity for s in sources if isinstance(s.activity, Packed)]
+    _, sources = record(net, torch.rand(5, 4))
+    packed = [s.activity for s in sources if isinstance(s.activity, PackedSpikes)]
     assert [a.bits.shape for a in packed] == [(2, 20, 6)]
     assert packed[0].shape == (9, 20, 6)
 
@@ -90,7 +84,7 @@ def test_only_what_a_neuron_emitted_is_packed(
 ) -> None:
     _, sources = record(swap_neurons(Between(change)), torch.rand(5, 4))
     hidden = [s.activity for s in sources if s.name == "fc2"]
-    assert [isinstance(a, Packed) for a in hidden] == [packs] * 3
+    assert [isinstance(a, PackedSpikes) for a in hidden] == [packs] * 3
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5])
@@ -98,7 +92,7 @@ def test_graded_spikes_are_not_bits(factor: float) -> None:
     net = swap_neurons(Between(lambda s: s, graded_spikes_factor=factor))
     _, sources = record(net, torch.rand(5, 4))
     hidden = [s.activity for s in sources if s.name == "fc2"]
-    assert [isinstance(a, Packed) for a in hidden] == [factor == 1.0] * 3
+    assert [isinstance(a, PackedSpikes) for a in hidden] == [factor == 1.0] * 3
 
 
 def test_a_neuron_that_emits_something_else_is_not_packed() -> None:
@@ -107,7 +101,7 @@ def test_a_neuron_that_emits_something_else_is_not_packed() -> None:
 
     net = swap_neurons(Between(lambda s: s, spike_grad=half))
     _, sources = record(net, torch.rand(5, 4))
-    assert not any(isinstance(s.activity, Packed) for s in sources)
+    assert not any(isinstance(s.activity, PackedSpikes) for s in sources)
 
 
 @pytest.mark.parametrize("mode", ["snntorch", "m", "s"])
@@ -117,7 +111,9 @@ def test_gradients_are_those_of_the_local_graph(mode: str) -> None:
     for route in ("auto", "general"):
         torch.manual_seed(1)
         net = SnnTorchNet(steps=11) if mode == "snntorch" else SpikingJellyNet(steps=11, mode=mode)
-        learner = NITLearner(swap_neurons(net).double(), replicas=4, seed=3, route=route)
+        learner = NITLearner(
+            swap_neurons(net).double(), replicas=4, credit="none", seed=3, route=route
+        )
         with learner.record():
             out = net(learner.expand(torch.rand(5, 4, dtype=torch.float64)))
         learner.backward(out.square().sum(1))

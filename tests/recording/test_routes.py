@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.errors import NITError
-from nit_snn.recording.synapse_taps import Source
+from nit_snn.recording.synapse_taps import SynapseCall
 
 STEPS = 3
 
@@ -396,7 +396,7 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...], set[str]]] = {
 def gradients(net: nn.Module, x: Tensor, **options: Any) -> dict[str, Tensor]:
     """Gradients of one pass; dropout and the like see the same global seed each time."""
     net.zero_grad()
-    learner = NITLearner(net, replicas=4, seed=9, **options)
+    learner = NITLearner(net, replicas=4, seed=9, **{"credit": "none", **options})
     torch.manual_seed(5)
     with learner.record():
         out = net(learner.expand(x))
@@ -411,17 +411,17 @@ def test_both_routes_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = swap_neurons(build().double(), sigma=0.8)
     x = torch.randn(5, *shape, dtype=torch.float64)
     taken: set[str] = set()
-    original = Source.parameter_gradients
+    original = SynapseCall.gradients_of
 
-    def spy(self: Source, *arguments: Any) -> Any:
+    def spy(self: SynapseCall, *arguments: Any, **options: Any) -> Any:
         taken.add(self.name)
-        return original(self, *arguments)
+        return original(self, *arguments, **options)
 
-    monkeypatch.setattr(Source, "parameter_gradients", spy)
+    monkeypatch.setattr(SynapseCall, "gradients_of", spy)
     general = gradients(net, x, route="general")
     assert not taken
     fast = gradients(net, x)
-    again = gradients(net, x, memory="bits")
+    again = gradients(net, x, recompute=True)
     assert taken == expected
     assert set(fast) == set(general) == {n for n, p in net.named_parameters()}
     for parameter in general:
@@ -430,13 +430,22 @@ def test_both_routes_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(fast[parameter], again[parameter])
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"control": "network"}, {"control": "time"}], ids=["plain", "network", "time"]
-)
+FOLLOWED: dict[str, dict[str, Any]] = {
+    "conditional": {"conditional": True},
+    "conditional, layers": {"conditional": True, "credit": "layers", "residual": 1},
+    "conditional, time": {"conditional": True, "credit": "time", "residual": 1},
+    "layers": {"credit": "layers", "residual": 1},
+    "time": {"credit": "time", "residual": 1},
+    "layers alone": {"credit": "layers", "residual": 0},
+    "time alone": {"credit": "time", "residual": 0},
+    "readout, half": {"credit": "readout", "residual": 0.5},
+}
+
+
+@pytest.mark.parametrize("options", FOLLOWED.values(), ids=FOLLOWED)
 def test_both_routes_agree_where_membranes_are_followed(options: dict[str, Any]) -> None:
-    options = {"conditional": "pathwise", **options}
     compared = 0
-    for build, shape, _ in NETWORKS.values():
+    for name, (build, shape, _) in NETWORKS.items():
         net = swap_neurons(build().double(), sigma=0.8)
         x = torch.randn(5, *shape, dtype=torch.float64)
         try:
@@ -446,7 +455,13 @@ def test_both_routes_agree_where_membranes_are_followed(options: dict[str, Any])
         fast = gradients(net, x, **options)
         assert set(fast) == set(general)
         for parameter in general:
-            torch.testing.assert_close(fast[parameter], general[parameter], rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(
+                fast[parameter],
+                general[parameter],
+                rtol=1e-9,
+                atol=1e-12,
+                msg=lambda text, n=name, p=parameter: f"{n}, {p}: {text}",
+            )
         compared += 1
     assert compared > 40
 
@@ -458,7 +473,7 @@ def test_input_gradients_come_from_the_general_route() -> None:
     gradients(net, x)
     bias_only = torch.zeros(5, 3, dtype=torch.float64)
     for row in range(5):  # the bias gradient of one sample alone is sum_t A * score_t
-        learner = NITLearner(net, replicas=4, seed=9)
+        learner = NITLearner(net, replicas=4, credit="none", seed=9)
         with learner.record():
             out = net(learner.expand(x.detach()))
         losses = (out * torch.arange(1, 4)).tanh().sum(1)
@@ -507,7 +522,7 @@ def test_time_first_input_is_expanded_along_its_second_dimension() -> None:
     found = []
     for route in ("auto", "general"):
         reset_nodes(net)
-        learner = NITLearner(net, replicas=4, seed=1, route=route)
+        learner = NITLearner(net, replicas=4, credit="none", seed=1, route=route)
         net.zero_grad()
         with learner.record():
             losses = net(learner.expand(x, dim=1)).sum(0).square().sum(1)

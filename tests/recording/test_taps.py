@@ -25,7 +25,7 @@ def assert_same_as_general(net: nn.Module, run: Any) -> dict[str, Tensor]:
     found = []
     for route in ("general", "auto"):
         net.zero_grad()
-        learner = NITLearner(net, replicas=4, seed=9, route=route)
+        learner = NITLearner(net, replicas=4, credit="none", seed=9, route=route)
         with learner.record():
             out = run(learner)
         learner.backward(out.tanh().sum(1))
@@ -110,7 +110,7 @@ def test_weights_and_inputs_changed_behind_autograds_back_are_noticed(
         assert not torch.equal(first, second) and not torch.equal(second, third)
         return small[2](small[1](third))
 
-    with NITLearner(small, replicas=4).record() as learner:
+    with NITLearner(small, replicas=4, credit="none").record() as learner:
         run(learner)
 
 
@@ -125,7 +125,7 @@ def test_parameters_passed_from_outside_get_the_gradient(small: nn.Sequential) -
 
     found = []
     for route in ("general", "auto"):
-        learner = NITLearner(small, replicas=4, seed=9, route=route)
+        learner = NITLearner(small, replicas=4, credit="none", seed=9, route=route)
         with learner.record():
             out = run(learner)
         learner.backward(out.tanh().sum(1))
@@ -173,7 +173,7 @@ def test_patched_and_hooked_layers_take_the_general_route(small: nn.Sequential) 
 
 
 def test_pruning_after_attaching(small: nn.Sequential) -> None:
-    learner = NITLearner(small, replicas=4, seed=9)
+    learner = NITLearner(small, replicas=4, credit="none", seed=9)
     prune.l1_unstructured(small[0], "weight", 3)
     with learner.record():
         out = small(learner.expand(X))
@@ -189,7 +189,7 @@ def test_a_membrane_left_by_an_unrecorded_pass_brings_no_graph(small: nn.Sequent
         torch.manual_seed(0)
         with torch.set_grad_enabled(grad):
             small(X.repeat(4, 1))
-        learner = NITLearner(small, replicas=4, seed=9)
+        learner = NITLearner(small, replicas=4, credit="none", seed=9)
         small.zero_grad()
         with learner.record():
             out = small(learner.expand(X))
@@ -209,7 +209,7 @@ def test_a_membrane_with_a_graph_of_its_own(mode: str) -> None:
     assert found["start"].abs().sum() > 0
     scaled = swap_neurons(nn.Sequential(nn.Linear(4, 3), snn.Leaky(beta=0.7, reset_mechanism=mode)))
     scaled.double().register_parameter("gain", nn.Parameter(torch.tensor(0.8).double()))
-    learner = NITLearner(scaled, replicas=4)
+    learner = NITLearner(scaled, replicas=4, credit="none")
     expected = contextlib.nullcontext() if mode == "none" else pytest.warns(BiasWarning)
     with expected, learner.record():
         current = scaled[0](learner.expand(X))
@@ -238,7 +238,7 @@ def test_what_repeats_may_be_written_to() -> None:
     gradients(net, X[:1])
     jelly = nn.Sequential(layer.Linear(4, 3), nn.ReLU(inplace=True), neuron.LIFNode())
     functional.set_step_mode(swap_neurons(jelly).double(), "m")
-    learner = NITLearner(jelly, replicas=4)
+    learner = NITLearner(jelly, replicas=4, credit="none")
     for _ in range(2):  # the second pass knows what the first one did
         with learner.record():
             out = jelly(learner.expand(X).unsqueeze(0).expand(3, 20, 4))
@@ -249,7 +249,7 @@ def test_what_repeats_may_be_written_to() -> None:
 def test_what_only_a_neuron_reads_takes_the_memory_of_one_step() -> None:
     jelly = nn.Sequential(layer.Linear(4, 3), neuron.LIFNode())
     functional.set_step_mode(swap_neurons(jelly).double(), "m")
-    learner, strides = NITLearner(jelly, replicas=4), []
+    learner, strides = NITLearner(jelly, replicas=4, credit="none"), []
     jelly[1].register_forward_pre_hook(lambda module, args: strides.append(args[0].stride(0)))
     for _ in range(2):
         with learner.record():
@@ -259,7 +259,7 @@ def test_what_only_a_neuron_reads_takes_the_memory_of_one_step() -> None:
 
 
 def test_marks_do_not_travel(small: nn.Sequential) -> None:
-    learner = NITLearner(small, replicas=4)
+    learner = NITLearner(small, replicas=4, credit="none")
     with learner.record():
         xr = learner.expand(X)
         current = small[0](xr)

@@ -69,7 +69,7 @@ def learn(
     **options: Any,
 ) -> Tensor:
     """One estimate with a seed of its own, written to `.grad`; returns the mean loss."""
-    held = learner or NITLearner(net, replicas=4, seed=3, **options)
+    held = learner or NITLearner(net, replicas=4, seed=3, **{"credit": "none", **options})
     with held.record():
         out = (net if run is None else run)(held.expand(x))
     mean = held.backward(out.float().square().sum(1))
@@ -120,11 +120,13 @@ def test_copies_of_a_network(name: str, how: str, attached: bool) -> None:
 @pytest.mark.parametrize("how", COPIES)
 def test_a_copied_learner_goes_on_with_its_own_network(how: str) -> None:
     net = build("snntorch")
-    learner = NITLearner(net, replicas=4, seed=3, antithetic=True, nonfinite="skip")
+    learner = NITLearner(
+        net, replicas=4, seed=3, credit="none", antithetic=True, on_nonfinite="skip"
+    )
     learn(net, learner)
     learner.rule = "nit-s"
     copied = COPIES[how](learner)  # type: ignore[arg-type]
-    assert copied.net is not net and copied.rule == "nit-s" and copied.nonfinite == "skip"
+    assert copied.net is not net and copied.rule == "nit-s" and copied.on_nonfinite == "skip"
     for held in (learner, copied):
         held.net.zero_grad()
         learn(held.net, held)
@@ -136,7 +138,9 @@ def test_a_learner_that_is_part_of_a_module_is_copied_with_it() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.net = build("residual")
-            self.learner = NITLearner(self.net, replicas=4, seed=3, learn_sigma="shared")
+            self.learner = NITLearner(
+                self.net, replicas=4, credit="none", seed=3, learn_sigma="shared"
+            )
 
     module = Training()
     copied = copy.deepcopy(module)
@@ -165,7 +169,7 @@ def test_dtypes(
     net = build(name)
     if not later:
         net.to(dtype)
-    learner = NITLearner(net, replicas=4, seed=3, route=route)
+    learner = NITLearner(net, replicas=4, credit="none", seed=3, route=route)
     net.to(dtype)
     learn(net, learner, X.to(dtype))
     for p, wanted in zip(net.parameters(), expected, strict=True):
@@ -179,7 +183,7 @@ def test_dtypes(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(name: str, route: str, dtype: torch.dtype) -> None:
     expected, net = gradients(build(name)), build(name)
-    learner = NITLearner(net, replicas=4, seed=3, route=route)
+    learner = NITLearner(net, replicas=4, credit="none", seed=3, route=route)
     with learner.record(), torch.autocast("cpu", dtype):
         out = net(learner.expand(X))
     learner.backward(out.float().square().sum(1))
@@ -190,7 +194,7 @@ def test_autocast(name: str, route: str, dtype: torch.dtype) -> None:
 
 def test_grad_scaler_finds_the_overflow_itself() -> None:
     net, plain = build("residual"), build("residual")
-    learner = NITLearner(net, replicas=4, seed=3, nonfinite="write")
+    learner = NITLearner(net, replicas=4, seed=3, credit="none", on_nonfinite="write")
     optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**125)
     before = [p.detach().clone() for p in net.parameters()]
@@ -225,11 +229,11 @@ def test_compiled_networks(name: str, how: str, attached_to: str) -> None:
     torch._dynamo.reset()
     expected, net = gradients(build(name)), build(name)
     if attached_to == "plain":
-        learner = NITLearner(net, replicas=4, seed=3)
+        learner = NITLearner(net, replicas=4, credit="none", seed=3)
         run = compiled(net, how)
     else:
         run = compiled(net, how)
-        learner = NITLearner(run, replicas=4, seed=3)
+        learner = NITLearner(run, replicas=4, credit="none", seed=3)
     for _ in range(3):
         learner.passes = 0
         net.zero_grad()
@@ -269,7 +273,7 @@ def test_record_cannot_be_compiled_itself() -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_gradient_accumulation(name: str) -> None:
     net = build(name)
-    learner = NITLearner(net, replicas=4, seed=3)
+    learner = NITLearner(net, replicas=4, credit="none", seed=3)
     parts = []
     for batch in (X[:3], X[3:]):
         net.zero_grad()
@@ -289,7 +293,7 @@ def test_clipping_and_parameter_groups() -> None:
     expected = gradients(net)
     norm = torch.stack([g.norm() for g in expected]).norm()
     net.zero_grad()
-    learner = NITLearner(net, replicas=4, seed=3)
+    learner = NITLearner(net, replicas=4, credit="none", seed=3)
     groups = [{"params": net.fc1.parameters(), "lr": 1.0}, {"params": net.fc2.parameters()}]
     optimizer = torch.optim.SGD(groups, lr=0.5)
     before = [p.detach().clone() for p in net.parameters()]
@@ -314,7 +318,7 @@ def test_frozen_layers(name: str) -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_averaged_models(name: str) -> None:
     net = build(name)
-    learner = NITLearner(net, replicas=4, seed=3)
+    learner = NITLearner(net, replicas=4, credit="none", seed=3)
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.5))
     learn(net, learner)
     for held in (net, average):  # torch averages buffers, too, and membranes are some in snnTorch
@@ -359,7 +363,7 @@ def test_parametrized_weights(name: str, how: str) -> None:
 
 def test_parameters_that_come_later_are_named() -> None:
     net = build("snntorch")
-    learner = NITLearner(net, replicas=4, seed=3)
+    learner = NITLearner(net, replicas=4, credit="none", seed=3)
     parametrizations.weight_norm(net.fc1)
     with pytest.warns(MisuseWarning, match=r"fc1\.parametrizations\.weight\.original0"):
         learn(net, learner)
@@ -371,7 +375,7 @@ def test_parameters_that_come_later_are_named() -> None:
 def test_threads_with_a_learner_each() -> None:
     def train(name: str) -> list[Tensor]:
         net = build(name)
-        learner = NITLearner(net, replicas=4, seed=3, learn_sigma=True)
+        learner = NITLearner(net, replicas=4, credit="none", seed=3, learn_sigma=True)
         optimizer = torch.optim.SGD(learner.parameters(), lr=1e-3)
         for _ in range(5):
             optimizer.zero_grad()
@@ -418,7 +422,7 @@ def test_shared_weights_add_up(name: str) -> None:
     other = next(m for m in tied[0].parts[0].modules() if isinstance(m, nn.Linear))
     same = next(m for m in tied[0].parts[1].modules() if isinstance(m, nn.Linear))
     other.weight = same.weight
-    learner = NITLearner(tied, replicas=4, seed=3)
+    learner = NITLearner(tied, replicas=4, credit="none", seed=3)
     assert any("are one parameter" in note for note in learner.notes())
     tied.zero_grad()
     learn(tied, learner)
