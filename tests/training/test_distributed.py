@@ -117,9 +117,7 @@ def all_cases(rank: int) -> list[Any]:
     return [one_case(name, {**options, "shard": "replicas"}) for name, options in CASES]
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_the_gradient_does_not_depend_on_who_has_which_replicas(size: int, tmp_path: Path) -> None:
-    (results,) = run(size, tmp_path / "ranks", all_cases)
+def check_all_cases(results: list[Any]) -> None:
     for i, (framework, options) in enumerate(CASES):
         wanted, means = one_case(framework, options)
         for found, others in (result[i] for result in results):
@@ -129,19 +127,15 @@ def test_the_gradient_does_not_depend_on_who_has_which_replicas(size: int, tmp_p
                 torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full
+def test_nor_does_it_depend_on_how_many_have_them(tmp_path: Path) -> None:
+    check_all_cases(*run(4, tmp_path / "ranks", all_cases))
+
+
 def unlike_limits(rank: int) -> Any:
     """One process has little memory, and draws the noise again; the other keeps it."""
     options = {"memory_budget": 10 ** (rank * 9), "shard": "replicas"}
     return one_case("snntorch", options)
-
-
-def test_processes_may_differ_in_memory(tmp_path: Path) -> None:
-    (results,) = run(2, tmp_path / "ranks", unlike_limits)
-    wanted, means = one_case("snntorch", {})
-    for found, others in results:
-        assert others == pytest.approx(means, rel=1e-5)
-        for name, gradient in wanted.items():
-            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
 
 
 READOUT = {"credit": "readout", "residual": 1}
@@ -205,7 +199,20 @@ def refusals(rank: int) -> list[str]:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
     """Two processes in which all of this happens, since starting them takes longest."""
     folder = tmp_path_factory.mktemp("pair") / "ranks"
-    return run(2, folder, shared_samples, bad_in_one, refusals, skipped_in_all)
+    bodies = (shared_samples, bad_in_one, refusals, skipped_in_all, all_cases, unlike_limits)
+    return run(2, folder, *bodies)
+
+
+def test_the_gradient_does_not_depend_on_who_has_which_replicas(pair: list[list[Any]]) -> None:
+    check_all_cases(pair[4])
+
+
+def test_processes_may_differ_in_memory(pair: list[list[Any]]) -> None:
+    wanted, means = one_case("snntorch", {})
+    for found, others in pair[5]:
+        assert others == pytest.approx(means, rel=1e-5)
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_shared_samples_have_noise_of_their_own_and_one_gradient(pair: list[list[Any]]) -> None:
@@ -257,7 +264,7 @@ def test_shared_samples_never_share_noise(
         monkeypatch.setattr(Ranks, "of", lambda shares, rank=rank: Ranks(shares, rank, 2))
         net = swap_neurons(SnnTorchNet())
         learner = NITLearner(net, replicas=4, seed=1, shard="samples", **options)
-        noise, _ = learner._source.next(4, [torch.device("cpu")])
+        noise, _ = learner._session.source.next(4, [torch.device("cpu")])
         drawn.append(noise.draw((8, 5), index=0, layer=0, call=0, layers=2))
     assert not (drawn[0].abs() == drawn[1].abs()).any()
 
@@ -268,6 +275,7 @@ def test_without_a_process_group() -> None:
             NITLearner(swap_neurons(SnnTorchNet()), replicas=4, shard=shares)
 
 
+@pytest.mark.full
 def test_the_example_is_the_same_run_however_many_processes_there_are(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "examples" / "distributed_mnist.py"
     losses = []

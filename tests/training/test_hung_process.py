@@ -55,6 +55,7 @@ def work(
             learner.backward(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strike", [signal.SIGSTOP, signal.SIGKILL], ids=lambda s: s.name)
 def test_the_others_do_not_wait_for_ever(strike: signal.Signals, tmp_path: Path) -> None:
     context = mp.get_context("spawn")

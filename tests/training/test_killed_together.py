@@ -18,6 +18,7 @@ from nit_snn.training.latest_common_checkpoint import newest_of_all
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_no_number(tmp_path: Path) -> None:
     """Killed by the system in mid-epoch; torchrun starts all processes again."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import SnnTorchNet
+from conftest import SpikingJellyNet
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
@@ -67,7 +67,7 @@ class Readout(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.out = SnnTorchNet(steps=3), nn.Linear(3, 2)
+        self.body, self.out = SpikingJellyNet(steps=3), nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.body(x))

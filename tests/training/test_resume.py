@@ -34,6 +34,7 @@ def script() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_a_run_that_is_struck_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     """In processes of their own, killed by the system's own signals, mostly in mid-epoch."""
     command = [sys.executable, "scripts/inject_faults.py", "--networks", "snnTorch, NIT"]
