@@ -34,9 +34,8 @@ def cotangents(layer: LayerTrace, rows: int) -> LayerCotangents:
         density = timeline.density
         gradient, read = derivatives(timeline)
         values = gradient * density
-        factor = read_factor(timeline)
         if read is not None:
-            values += read * factor
+            values += read * read_factor(timeline)
         later = None
         own = surrogate_chain(timeline) if timeline.linked else None
         if own is not None:

@@ -15,6 +15,7 @@ Any other backward pass stops at the spikes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +64,8 @@ class NodeState:
         gains: Factors of the currents that the node leads to.
         density: phi(a) / sigma; set before collecting, as the next two.
         chain: E, where time is followed.
-        read: The derivative of the membrane as it is handed out in the drift.
+        read: Makes the derivative of the membrane that is handed out in its drift, (N, *); None if
+            that is 1. It is there while a backward pass collects.
         spike_gradient: g, once collected.
         membrane_gradient: The loss's derivative in the membrane that was handed out, (N, *); of
             several steps, the last one's.
@@ -75,7 +77,7 @@ class NodeState:
     gains: tuple[float | Tensor, ...] = ()
     density: Tensor | None = None
     chain: Tensor | None = None
-    read: Tensor | float = 1.0
+    read: Callable[[], Tensor] | None = None
     spike_gradient: Tensor | None = None
     membrane_gradient: Tensor | None = None
     drift_gradient: Tensor | None = None
@@ -90,10 +92,12 @@ class NodeState:
         """
         self.spike_gradient, self.membrane_gradient = spikes, membrane
         found = None
+        if not self.gains and self.chain is None:
+            return  # nothing lies before it
         if spikes is not None and self.density is not None:
             found = spikes * self.density.to(spikes.dtype)
         if membrane is not None:
-            own = membrane * self.read
+            own = membrane if self.read is None else membrane * self.read()
             if self.several:
                 if found is None:
                     assert self.density is not None

@@ -7,11 +7,14 @@ for scores that are conditioned on the spikes, of the membrane given its spike.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ...dynamics.lif import number
-from ...recording.trace import LayerTrace, PassTrace, Timeline
+from ...recording.spike_node import NodeState
+from ...recording.trace import LayerTrace, PassTrace, Segment, Timeline
 
 
 def collect(trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
@@ -22,25 +25,47 @@ def collect(trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
         losses: With their graph; (C * B,) or (T, C * B).
         conditioned: Whether membranes are followed given their spikes.
     """
-    assert trace.ledger is not None
-    reach = trace.ledger.reach
-    followed = [layer for layer in trace.active if layer.segments[0].node is not None]
-    for layer in followed:
-        for timeline in layer.timelines:
-            density = read = chain = None
-            if reach != "last":
-                density, read = timeline.density, read_factor(timeline)
-            if reach == "time":
-                chain = conditioned_chain(timeline) if conditioned else surrogate_chain(timeline)
-            nodes = [s.node for s in timeline.segments if s.node is not None]
-            for node in nodes:
-                node.spike_gradient = node.membrane_gradient = node.drift_gradient = None
-            for name, values in (("density", density), ("chain", chain), ("read", read)):
-                if isinstance(values, Tensor):
-                    for node, (_, own) in zip(nodes, timeline.parts(values), strict=True):
-                        setattr(node, name, own[-1] if name == "read" and node.several else own)
-    if losses.requires_grad and losses.numel():
-        trace.ledger.collect(losses)
+    ledger = trace.ledger
+    assert ledger is not None
+    nodes: list[NodeState] = []
+    for layer in trace.active:
+        if layer.segments[0].node is not None:
+            for timeline in layer.timelines:
+                nodes += _prepared(timeline, ledger.reach, conditioned)
+    try:
+        if losses.requires_grad and losses.numel():
+            ledger.collect(losses)
+    finally:
+        for node in nodes:
+            node.read = None
+
+
+def _prepared(timeline: Timeline, reach: str, conditioned: bool) -> list[NodeState]:
+    """Gives the nodes of a layer what a backward pass needs, and takes away what they had."""
+    nodes = [s.node for s in timeline.segments if s.node is not None]
+    for node in nodes:
+        node.spike_gradient = node.membrane_gradient = node.drift_gradient = None
+    if reach == "last":
+        return nodes
+    for node, (_, own) in zip(nodes, timeline.parts(timeline.density), strict=True):
+        node.density = own
+    chain = None
+    if reach == "time":
+        chain = conditioned_chain(timeline) if conditioned else surrogate_chain(timeline)
+    if chain is not None:
+        for node, (_, own) in zip(nodes, timeline.parts(chain), strict=True):
+            node.chain = own
+    if timeline.rule.leave is not None:
+        for segment, node in zip(timeline.segments, nodes, strict=True):
+            node.read = partial(_read_last, timeline, segment)
+    return nodes
+
+
+def _read_last(timeline: Timeline, segment: Segment) -> Tensor:
+    """The derivative of the membrane that a segment has left in its last drift, (N, *)."""
+    factor = read_factor(timeline)
+    assert isinstance(factor, Tensor)
+    return factor[timeline.spans[segment].stop - 1]
 
 
 def reached(layer: LayerTrace) -> bool:
