@@ -69,10 +69,12 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|npt|nn|snn|snntorch|spikingjelly|matplotlib|collections|os)\b.*"),
     (
         r"py:.*",
-        r"nit_snn\.(estimators\.scores\.Ruled|neurons\.registry\.Noisy|dynamics\.kernels\..*)",
+        r"nit_snn\.(estimators\.schedule\.Ruled|neurons\.registry\.Noisy|dynamics\.kernels\..*)",
     ),
+    # Internals that documented classes are made of.
+    (r"py:.*", r"nit_snn\.(recording|noise|dynamics|training\.distributed)\..*"),
     (r"py:.*", r"(Any|Tensor|Figure|Axes|Path|Iterator|Callable|Mapping|nn\..*|pathlib\..*)"),
-    (r"py:.*", r"(optional|scalar|Rows|dict\[str.*|NDArray|uint8|_.*|typing\..*)"),
+    (r"py:.*", r"(Seen|NodeState|Input|optional|scalar|Rows|dict\[.*|NDArray|uint8|_.*|typing\..*)"),
 ]
 
 

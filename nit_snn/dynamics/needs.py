@@ -29,5 +29,5 @@ class Needs:
 
     @property
     def plain(self) -> bool:
-        """Whether noise and activity are all that counts: what kernels weigh without keeping it."""
+        """Whether noise and activity alone count, which kernels weigh without keeping them."""
         return not (self.firing or self.reach or self.guarded)

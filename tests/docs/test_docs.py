@@ -25,6 +25,7 @@ PUBLIC = (
     "nit_snn",
     "datasets",
     "errors",
+    "estimators.credit",
     "exchange",
     "gradients.synapses",
     "inspect.audit",
