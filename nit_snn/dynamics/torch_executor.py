@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -119,8 +120,8 @@ class TorchExecutor:
         if not steps.several or (total and weight.dim() == 1):
             score = steps.total
             if score is None:
-                first, *others = (self._score(noise) for noise in self.samples(steps))
-                score = sum(others, first)
+                # One after the other: what is drawn again need not be there at once.
+                score = reduce(torch.add, map(self._score, self.samples(steps)))
             own = weight if weight.dim() == 1 else weight[0]
             found = score * self._scale(own.view(rows), gain, score.dtype)
             yield range(count), found[None]

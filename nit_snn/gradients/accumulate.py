@@ -42,6 +42,7 @@ class Accumulator:
         self.cotangents: list[Tensor] = []
         self._totals: dict[SynapseCall, Tensor] = {}
         self._pieces: dict[SynapseCall, list[Tensor]] = {}
+        self._size = 0  # of the activities that the totals are for
 
     def add_layers(self, parts: Iterable[LayerCotangents]) -> Accumulator:
         """Adds what an estimate says of some layers; returns itself."""
@@ -51,6 +52,8 @@ class Accumulator:
             self._add(part.finished)
             for chunk in part.chunks:
                 self._chunk(chunk)
+                if self._size > _AT_ONCE:
+                    self._flush()
         self._flush()
         return self
 
@@ -81,14 +84,19 @@ class Accumulator:
                 if each.graph is not None:
                     self._through(each.graph, _times(cotangent, each.gain))
             else:
-                share = self._scaled(cotangent, each.gain)
-                held = self._totals.get(each.source)
-                if each.step is not None:
-                    if held is None:
-                        held = self._totals[each.source] = share.new_zeros(each.source.output_shape)
-                    held.view(-1, *share.shape)[each.step] += share
-                else:
-                    self._totals[each.source] = share if held is None else held + share
+                self._hold(each.source, self._scaled(cotangent, each.gain), each.step)
+
+    def _hold(self, source: SynapseCall, share: Tensor, step: int | None = None) -> None:
+        """Adds up what belongs to a synapse's output, or to one step of it."""
+        held = self._totals.get(source)
+        if held is None:
+            self._size += source.activity.shape.numel()
+        if step is None:
+            self._totals[source] = share if held is None else held + share
+            return
+        if held is None:
+            held = self._totals[source] = share.new_zeros(source.output_shape)
+        held.view(-1, *share.shape)[step] += share
 
     def _several(self, segment: Segment, chunk: Chunk) -> None:
         """Adds what belongs to some steps of a segment, (t, N, *), or to the sum of all of them."""
@@ -134,7 +142,7 @@ class Accumulator:
         groups: dict[object, list[tuple[SynapseCall, Tensor]]] = {}
         for source, total in self._totals.items():
             groups.setdefault(_alike(source, self.signed), []).append((source, total))
-        self._totals = {}
+        self._totals, self._size = {}, 0
         for group in groups.values():
             for some in _pieces(group):
                 self._add(self._of_calls(some))
@@ -169,8 +177,7 @@ class Accumulator:
         )
         for (_, source), share in zip(self.trace.held, found, strict=True):
             if share is not None:
-                held = self._totals.get(source)
-                self._totals[source] = share if held is None else held + share
+                self._hold(source, share)
         self._flush()
 
     def gradients(self, parameters: Sequence[Tensor]) -> dict[Tensor, Tensor]:
