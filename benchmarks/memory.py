@@ -99,14 +99,21 @@ def bptt(framework: type, args: argparse.Namespace, optimised: bool = False) -> 
     return lambda steps: F.cross_entropy(net(x, steps), y).backward()
 
 
-def nit(framework: type, args: argparse.Namespace, memory: str) -> Step:
+def nit(framework: type, args: argparse.Namespace, recompute: bool, cheap: bool = False) -> Step:
+    """The likelihood ratio alone, or `cheap`: the credit alone, with one replica."""
     net = swap_neurons(framework(SIZES), sigma=0.5)
-    learner = NITLearner(net, replicas=args.replicas, memory=memory, seed=args.seed)
-    samples = args.rows // args.replicas
+    options: dict[str, Any] = {"replicas": args.replicas, "credit": "none"}
+    if cheap:
+        options = {"replicas": 1, "credit": "layers", "residual": 0}
+    learner = NITLearner(net, recompute=recompute, seed=args.seed, **options)
+    samples = args.rows // options["replicas"]
     x, y = torch.rand(samples, SIZES[0]), torch.randint(SIZES[-1], (samples,))
 
     def step(steps: int) -> None:
-        learner.learn(lambda x, y: F.cross_entropy(net(x, steps), y, reduction="none"), x, y)
+        with learner.record():
+            xr, yr = learner.expand(x, y)
+            losses = F.cross_entropy(net(xr, steps), yr, reduction="none")
+        learner.backward(losses)
 
     return step
 
@@ -115,10 +122,10 @@ METHODS: dict[str, Callable[[argparse.Namespace], Step]] = {
     "snnTorch, BPTT": lambda args: bptt(SnnTorch, args),
     "SpikingJelly, BPTT": lambda args: bptt(SpikingJelly, args),
     "SpikingJelly, BPTT, memopt": lambda args: bptt(SpikingJelly, args, optimised=True),
-    "snnTorch, NIT, scores": lambda args: nit(SnnTorch, args, "scores"),
-    "snnTorch, NIT, bits": lambda args: nit(SnnTorch, args, "bits"),
-    "snnTorch, NIT, replay": lambda args: nit(SnnTorch, args, "replay"),
-    "SpikingJelly, NIT, bits": lambda args: nit(SpikingJelly, args, "bits"),
+    "snnTorch, NIT": lambda args: nit(SnnTorch, args, False),
+    "snnTorch, NIT, recompute": lambda args: nit(SnnTorch, args, True),
+    "SpikingJelly, NIT, recompute": lambda args: nit(SpikingJelly, args, True),
+    "snnTorch, layers": lambda args: nit(SnnTorch, args, False, cheap=True),
 }
 
 
