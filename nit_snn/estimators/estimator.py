@@ -124,7 +124,7 @@ class Estimator:
             found.weights[layer] = self.residual.weight(layer.name) if own else 1.0
         counts = [layer for layer, weight in found.weights.items() if weight > 0 or measure]
         if counts:
-            weight, credit = self._weigh(trace, losses.detach(), found.reached & set(counts), rows)
+            weight, credit = self._weigh(trace, losses.detach(), found.reached, rows)
             for layer in counts:
                 found.unbiased[layer] = self.score.cotangents(layer, weight, credit.get(layer))
         return found
