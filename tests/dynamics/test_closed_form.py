@@ -8,9 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from nit_snn.dynamics.closed_form import add, left_behind, noisy_step, number, spikes_of
-from nit_snn.dynamics.kernels.noisy_lif.reference import Dynamics
-from nit_snn.neurons.base import Lif
+from nit_snn.dynamics.lif import (
+    Dynamics,
+    Lif,
+    add,
+    after_reset,
+    noisy_step,
+    number,
+    spikes_of,
+)
 
 THRESHOLD, SIGMA = 0.8, 0.3
 CURRENT, STATE, NOISE = (
@@ -79,9 +85,9 @@ def test_what_a_step_leaves(v_reset: float) -> None:
     }
     for reset, wanted in whole.items():
         lif = Lif(Dynamics(0.0, v_reset, reset))
-        torch.testing.assert_close(left_behind(STATE.clone(), fired, lif, THRESHOLD), wanted)
+        torch.testing.assert_close(after_reset(STATE.clone(), fired, lif, THRESHOLD), wanted)
         later = Lif(Dynamics(0.0, v_reset, reset, delayed=True))
-        assert torch.equal(left_behind(STATE.clone(), fired, later, THRESHOLD), STATE)
+        assert torch.equal(after_reset(STATE.clone(), fired, later, THRESHOLD), STATE)
 
 
 @pytest.mark.filterwarnings("error")
