@@ -94,15 +94,19 @@ def test_source_does_what_the_reference_does(case: dict[str, Any]) -> None:
         first_step=case["first_step"],
         slot=case["slot"],
     )
-    # Rounding may decide a spike at the threshold; from there on the two go ways of their own.
+    # Rounding may decide a spike at the threshold or, rarely, the last bit of a membrane in half
+    # precision; from there on the two go ways of their own.
     threshold = theirs["threshold"].repeat_interleave(case["shape"][2] // case["levels"][2])
     close = ((wanted[1].float() - threshold).abs() < 1e-4).cumsum(0) > 0
-    same = ~close
-    ended = ~close[-1]
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if case["real"] == torch.float32 else {}
-    for ours_, theirs_ in zip(found[:2], wanted[:2], strict=True):
-        torch.testing.assert_close(ours_[same], theirs_[same], **tolerance)
-    torch.testing.assert_close(found[2][ended], wanted[2][ended], **tolerance)
+    half = case["real"] != torch.float32
+    parted = (found[1] != wanted[1]).cumsum(0) > 0 if half else torch.zeros_like(close)
+    assert parted[-1].sum() <= 1 + parted[-1].numel() / 20
+    until = ~close & torch.cat([torch.ones_like(close[:1]), ~parted[:-1]])
+    same = ~close & ~parted
+    tolerance = {} if half else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(found[1][until], wanted[1][until], **tolerance)
+    assert torch.equal(found[0][same], wanted[0][same])
+    torch.testing.assert_close(found[2][same[-1]], wanted[2][same[-1]], **tolerance)
     span = range(case["slot"] + case["shape"][0])
     ours_, theirs_ = (spike_bits.unpack(t["bits"], span) for t in (ours, theirs))
     assert not ours_[: case["slot"]].any()
