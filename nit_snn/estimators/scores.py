@@ -18,6 +18,8 @@ from ..dynamics.lif import number, sign
 from ..neurons.base import NoisyNeuron
 from ..recording.trace import Chunk, LayerTrace, Segment, Timeline, rows_first
 
+#: How many numbers of a layer are weighted at once.
+_AT_ONCE = 2**20
 #: The coefficients c of a layer's spikes, (T, N, *), over the number of rows.
 Coefficients = Mapping[Timeline, Tensor]
 
@@ -113,6 +115,11 @@ class NoiseScore:
 
     def _plain(self, layer: LayerTrace, segments: list[Segment], weight: Tensor) -> Iterator[Chunk]:
         assert layer.executor is not None
+        if len(segments) == len(layer.segments) and all(map(_is_small, layer.timelines)):
+            for timeline in layer.timelines:
+                score, factor = self._weighted(timeline, weight)
+                yield from timeline.chunks(score * factor)
+            return
         for segment in segments:
             static = segment.several and segment.drift is None
             static = static and all(each.static for each in segment.inputs)
@@ -121,15 +128,25 @@ class NoiseScore:
 
     def _with(self, layer: LayerTrace, weight: Tensor, credit: Coefficients) -> Iterator[Chunk]:
         for timeline, c in credit.items():
-            score = timeline.noise.to(c.dtype)
-            own = weight if weight.dim() == 1 else weight[timeline.calls]
-            factor = rows_first(own, c)
-            if self.signs:
-                score, covariance = sign(score), timeline.firing.lesser
-            else:
-                factor = factor / number(layer.neuron.sigma.detach().to(c.dtype))
-                covariance = timeline.density
+            score, factor = self._weighted(timeline, weight)
+            covariance = timeline.firing.lesser if self.signs else timeline.density
             yield from timeline.chunks((score * factor).addcmul_(c, covariance))
+
+    def _weighted(self, timeline: Timeline, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores of all steps, (T, N, *), and `A / sigma`; a direction keeps its scale."""
+        score = timeline.noise
+        own = weight if weight.dim() == 1 else weight[timeline.calls]
+        factor = rows_first(own, score)
+        if self.signs:
+            return sign(score), factor
+        sigma = timeline.layer.neuron.sigma.detach().to(score.dtype)
+        return score, factor / number(sigma)
+
+
+def _is_small(timeline: Timeline) -> bool:
+    """Single steps whose noise was kept, and fits together into a processor's cache."""
+    kept = all(segment.noise is not None for segment in timeline.segments)
+    return timeline.single and kept and timeline.noise.numel() <= _AT_ONCE
 
 
 def _from_bits(

@@ -30,7 +30,7 @@ def eager() -> Iterator[None]:
         RecordingError: It is called from within a compiled function.
     """
     global _users, _stance
-    if "torch._dynamo" not in sys.modules:  # then nobody has compiled anything
+    if not _anything_compiled():
         yield
         return
     with _lock:
@@ -51,3 +51,12 @@ def eager() -> Iterator[None]:
             if _users == 0:
                 _stance.__exit__(None, None, None)
                 _stance = None
+
+
+def _anything_compiled() -> bool:
+    """Whether `torch.compile` was called in this process; a stance takes its time at each pass."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is None:
+        return False
+    backends = getattr(dynamo, "cached_backends", None)
+    return backends is None or any(backend is not None for backend in backends.values())

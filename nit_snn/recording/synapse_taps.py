@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import RecordingError
 from ..gradients.synapses import SynapseGradient, gradient_function
-from ..gradients.synapses.few_outputs import few_outputs, suits
+from ..gradients.synapses.few_outputs import few, few_outputs, suits
 from ..gradients.synapses.linear import linear_gradient
 from .expansion import Expansion
 from .memory_budget import MemoryBudget
@@ -29,7 +29,7 @@ from .provenance import find, mark, repeats_over_time
 from .spike_node import leads_to_spikes_alone
 
 _SAMPLE = 4096
-_VERSION = operator.attrgetter("_version")
+_LEAF, _VERSION = operator.attrgetter("is_leaf"), operator.attrgetter("_version")
 
 
 @dataclass(eq=False, slots=True)
@@ -235,6 +235,7 @@ class SynapseTap:
     _last: _LastCall | None = None
     _made: list[SynapseCall] = field(default_factory=list)
     _direct: bool = False
+    _few: bool = False
     _budget: MemoryBudget = field(default_factory=MemoryBudget)
     _train: SpikeTrain | None = None
     _parameters: dict[str, Tensor | None] = field(default_factory=dict)
@@ -249,6 +250,7 @@ class SynapseTap:
         self._budget = budget
         self._train = SpikeTrain() if budget.frugal else None
         self._gradient = gradient_function(self.module)
+        self._few = self._gradient is linear_gradient and few(self.module)
         if self._gradient is not None and "forward" not in vars(self.module):
             self.module.forward = self  # type: ignore[assignment]
 
@@ -273,7 +275,7 @@ class SynapseTap:
             call.calls = 1
             mark(output, call)
             return output
-        held = [x, *(p for p in self.module._parameters.values() if p is not None)]
+        held = [x, *self._tensors()]
         # Built-in functions alone: this is asked at every step.
         key = (
             torch.is_autocast_enabled(x.device.type),
@@ -307,8 +309,12 @@ class SynapseTap:
             and (not x.requires_grad or leads_to_spikes_alone(x))
             and not module._backward_hooks
             and not module._backward_pre_hooks
-            and all(map(_is_leaf, module._parameters.values()))
+            and all(map(_LEAF, self._tensors()))
         )
+
+    def _tensors(self) -> list[Tensor]:
+        """The layer's parameters as they are now."""
+        return [p for p in self.module._parameters.values() if p is not None]
 
     def _compute(self, x: Tensor, emitted: bool) -> tuple[Tensor, SynapseCall]:
         static = repeats_over_time(x)
@@ -345,7 +351,7 @@ class SynapseTap:
 
     def _of(self, x: Tensor) -> Tensor:
         """The layer's output, in the fastest way that there is."""
-        if self._gradient is linear_gradient and suits(self.module, x):
+        if self._few and suits(self.module, x):
             return few_outputs(x, self.module.weight, self.module.bias)  # type: ignore[arg-type]
         return type(self.module).forward(self.module, x)  # type: ignore[no-any-return]
 
@@ -401,7 +407,3 @@ def _sample(tensor: Tensor) -> Tensor:
         return torch.empty(0)
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()[:1].flatten()
     return flat[:: max(1, flat.numel() // _SAMPLE)]
-
-
-def _is_leaf(parameter: Tensor | None) -> bool:
-    return parameter is None or parameter.is_leaf

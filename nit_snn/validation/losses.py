@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -126,11 +127,15 @@ def finite_losses(values: Tensor, suspects: Callable[[], str]) -> Tensor:
     Raises:
         NonFiniteLossError: They are not.
     """
-    finite = torch.isfinite(values.detach())
     if being_captured():
         # Nothing can be raised from within a graph: a bad batch teaches nothing.
+        finite = torch.isfinite(values.detach())
         return torch.where(finite.all(), values, torch.zeros_like(values))
-    if not finite.all():
+    # A finite sum has finite summands; only where it is not, they have to be looked at.
+    if not math.isfinite(values.detach().sum().item()):
+        finite = torch.isfinite(values.detach())
+        if finite.all():
+            return values
         bad = (~finite).nonzero()[:, -1]
         raise NonFiniteLossError(
             f"{len(bad)} of {values.numel()} losses are NaN or infinite, first in row "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping
 
 from torch import nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..neurons.base import NoisyNeuron
 from ..recording.trace import PassTrace
@@ -23,14 +23,18 @@ class WarnOnce:
     def __init__(self, net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> None:
         self._unreached = warn.of_unreachable(neurons)
         warn.of_quantised(net)
-        self._parameters = WeakTensorKeyDictionary(dict.fromkeys(net.parameters(), True))
+        self._parameters = list(net.parameters())
         self._learned = self._carried = self._alone = False
 
     def before_pass(self, net: nn.Module) -> None:
         """Parameters that came after the learner."""
-        new = {n: p for n, p in net.named_parameters() if p not in self._parameters}
+        now = list(net.parameters())
+        if len(now) == len(self._parameters) and all(map(operator.is_, now, self._parameters)):
+            return
+        known = set(map(id, self._parameters))
+        new = [name for name, p in net.named_parameters() if id(p) not in known]
+        self._parameters = now
         if new:
-            self._parameters.update(dict.fromkeys(new.values(), True))
             warn.of_new_parameters(new)
 
     def after_pass(self, trace: PassTrace, expansions: Collection[int]) -> None:

@@ -16,12 +16,18 @@ from torch import Tensor, nn
 _WIDE = 16
 
 
+def few(module: nn.Module) -> bool:
+    """Whether a dense layer has so few outputs."""
+    weight = module.weight
+    return isinstance(weight, Tensor) and 2 < len(weight) < _WIDE
+
+
 def suits(module: nn.Module, x: Tensor) -> bool:
     """Whether `few_outputs` may stand in for a dense layer, and pays."""
     weight = module.weight
     return (
-        isinstance(weight, Tensor)
-        and 2 < len(weight) < _WIDE
+        few(module)
+        and isinstance(weight, Tensor)
         and x.numel() >= 256 * x.shape[-1]
         and (not x.requires_grad or x.dim() > 2)
         and x.dtype == weight.dtype == torch.float32
