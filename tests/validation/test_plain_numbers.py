@@ -30,7 +30,7 @@ from nit_snn.robustness import (
 from nit_snn.robustness.inputs import check_counts, check_positive, check_radius
 from nit_snn.training.batches import Batches
 from nit_snn.training.checkpoints import Checkpoints
-from nit_snn.validation.to_python_scalar import is_number, is_whole, plain
+from nit_snn.validation.to_python_scalar import is_number, is_whole, to_python_scalar
 
 TWO, HALF = np.int64(2), np.float32(0.5)
 
@@ -46,12 +46,12 @@ def plain_kinds(state: Any) -> bool:
 
 def test_kinds() -> None:
     for value in (3, np.int64(3), np.uint8(3)):
-        assert is_whole(value) and is_number(value) and type(plain(value)) is int
+        assert is_whole(value) and is_number(value) and type(to_python_scalar(value)) is int
     for value in (0.5, np.float16(0.5), np.float64(0.5)):
-        assert is_number(value) and not is_whole(value) and type(plain(value)) is float
+        assert is_number(value) and not is_whole(value) and type(to_python_scalar(value)) is float
     for value in (True, np.True_, "3", None, np.ones(1), torch.tensor(3), 3j):
-        assert not is_number(value) and not is_whole(value) and plain(value) is value
-    found = plain({"a": [np.int32(1), (HALF, "x")], "b": True})
+        assert not is_number(value) and not is_whole(value) and to_python_scalar(value) is value
+    found = to_python_scalar({"a": [np.int32(1), (HALF, "x")], "b": True})
     assert found == {"a": [1, (0.5, "x")], "b": True} and plain_kinds(found)
 
 
@@ -63,7 +63,7 @@ def test_kinds() -> None:
         {"replicas": 4, "learn_sigma": True, "sigma_bounds": (HALF, np.float64(2))},
         {"replicas": 4, "weight_bounds": [np.float32(-1), np.float32(1)]},
         {"replicas": 4, "memory_budget": np.int64(10**9)},
-        {"replicas": "auto", "replica_bounds": (TWO, np.int64(8)), "target_snr": HALF},
+        {"replicas": 4, "credit": "layers", "residual": HALF},
     ],
 )
 def test_a_learner_takes_them_and_keeps_its_own(options: dict[str, Any]) -> None:
@@ -73,11 +73,14 @@ def test_a_learner_takes_them_and_keeps_its_own(options: dict[str, Any]) -> None
         torch.manual_seed(0)
         net = network()
         learner = NITLearner(net, **{"seed": 1, **given})
-        learner.learn(lambda x, y: cross_entropy(net(x), y, reduction="none"), IMAGES, LABELS)
+        with learner.record():
+            images, labels = learner.expand(IMAGES, LABELS)
+            losses = cross_entropy(net(images), labels, reduction="none")
+        learner.backward(losses)
         return net[1].weight.grad, learner
 
     gradient, learner = learned(options)
-    expected, own = learned({name: plain(value) for name, value in options.items()})
+    expected, own = learned({name: to_python_scalar(value) for name, value in options.items()})
     assert gradient is not None and expected is not None and torch.equal(gradient, expected)
     state = learner.state_dict()
     assert plain_kinds(state) and state == own.state_dict()
@@ -100,6 +103,7 @@ def test_truth_values_and_tensors_are_no_numbers() -> None:
         {"replicas": 4, "seed": np.float64(3)},
         {"replicas": 4, "seed": 2**64},
         {"replicas": 4, "weight_bounds": (False, True)},
+        {"replicas": 4, "residual": True},
     ):
         with pytest.raises(AttachError, match="must be"):
             NITLearner(network(), **options)
@@ -113,7 +117,9 @@ def test_truth_values_and_tensors_are_no_numbers() -> None:
             call()
 
 
-@pytest.mark.parametrize("option", ["baseline", "conditional", "control", "learn_sigma", "memory"])
+@pytest.mark.parametrize(
+    "option", ["baseline", "conditional", "credit", "learn_sigma", "recompute"]
+)
 def test_choices_are_compared_with_nothing_that_cannot_be(option: str) -> None:
     for value in (torch.ones(2), np.ones(2), ["none"], 1):
         with pytest.raises(AttachError, match=option):
