@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.dynamics import cuda_executor as fused
 from nit_snn.dynamics import torch_executor as torch_layer
+from nit_snn.dynamics.torch_executor import TorchExecutor
 from nit_snn.errors import RecordingError
-from nit_snn.recording.recorder import Recording
+from nit_snn.recording import recorder
 
 
 class Convolution(nn.Module):
@@ -114,17 +115,17 @@ def gradients(
     """Two passes, so that the second one's noise is another; the gradient of both."""
     monkeypatch.setenv("NIT_SNN_BACKEND", backend)
     if not fast:
-        monkeypatch.setattr(Recording, "plain", False)
-        monkeypatch.setattr(Recording, "_closed", lambda self, charge, sources: False)
-        monkeypatch.setattr(Recording, "run", lambda self, neuron, sequence: None)
+        monkeypatch.setattr(recorder, "executor_for", TorchExecutor)
     torch.manual_seed(0)
     net = swap_neurons(NETWORKS[name](), sigma=0.7).to(dtype)
-    learner = NITLearner(net, **{"replicas": 8, "seed": 5, **options})
+    learner = NITLearner(net, **{"replicas": 8, "credit": "none", "seed": 5, **options})
+    if not fast:  # then it is the framework that fires, after each step
+        learner._session.watch.binary = set()
     for _ in range(2):
         with learner.record():
             out = net(learner.expand(inputs(net).to(dtype)))
         wrong = (out.float() - 1).square().sum(1).detach()
-        if options.get("causal"):
+        if options.get("per_step_losses"):
             wrong = torch.stack([wrong * (t + 1) for t in range(net.steps)])
         learner.backward(wrong)
     learner.close()
@@ -174,11 +175,9 @@ def test_half_precision(name: str, dtype: torch.dtype, monkeypatch: pytest.Monke
     [
         {"conditional": True, "learn_sigma": True},
         {"antithetic": True},
-        {"layerwise": True, "learn_sigma": True},
-        {"layerwise": True, "rule": "nit-s"},
-        {"causal": True, "learn_sigma": True},
+        {"per_step_losses": True, "learn_sigma": True},
         {"learn_sigma": "shared"},
-        {"replicas": "auto", "replica_bounds": (8, 8)},
+        {"replicas": "auto"},
         {"route": "general"},
         {"baseline": "none"},
     ],
@@ -232,7 +231,9 @@ def test_which_dense_layers_take_their_gradient_from_bits(
         monkeypatch.setattr(fused, kernel, spy)
     monkeypatch.setattr(fused, "_SMALL", small)
     monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
-    learner = NITLearner(swap_neurons(SpikingJellyNet(steps=4)), replicas=4, **options)
+    learner = NITLearner(
+        swap_neurons(SpikingJellyNet(steps=4)), replicas=4, credit="none", **options
+    )
     with learner.record():
         out = learner.net(learner.expand(torch.rand(3, 4)))
     learner.backward(out.sum(1))
@@ -243,17 +244,18 @@ def test_nothing_is_kept_but_bits_and_the_input(monkeypatch: pytest.MonkeyPatch)
     """Between record and backward, a sequence leaves a bit for each spike, and no noise."""
     monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
     net = SpikingJellyNet(steps=16)
-    learner = NITLearner(swap_neurons(net), replicas=4)
+    learner = NITLearner(swap_neurons(net), replicas=4, credit="none")
     with learner.record():
         net(learner.expand(torch.rand(5, 4)))
-    for trace in learner._recording.traces.values():
-        (event,) = trace.events
-        assert event.scores is None and event.drift is None and event.past is None
-        (target,) = event.targets
-        if target.source.name == "body.2":
-            assert target.source.activity.bits.nbytes == 16 // 8 * 20 * 6
+    for trace in learner._session.recorder.trace.active:
+        (segment,) = trace.segments
+        held = (segment.noise, segment.total, segment.drift, segment.membrane, segment.node)
+        assert held == (None,) * 5
+        (each,) = segment.inputs
+        if each.source.name == "body.2":
+            assert each.source.activity.bits.nbytes == 16 // 8 * 20 * 6
         else:
-            assert target.source.name == "body.0"
+            assert each.source.name == "body.0"
 
 
 @pytest.mark.parametrize(
@@ -262,14 +264,12 @@ def test_nothing_is_kept_but_bits_and_the_input(monkeypatch: pytest.MonkeyPatch)
         {},
         {"rule": "nit-s"},
         {"learn_sigma": True},
-        {"learn_sigma": True, "memory": "bits"},
+        {"learn_sigma": True, "recompute": True},
         {"antithetic": True},
-        {"layerwise": True, "learn_sigma": True},
-        {"causal": True, "learn_sigma": True},
-        {"causal": True, "memory": "bits"},
-        {"noise": "table"},
-        {"sobol": True},
-        {"replicas": "auto", "replica_bounds": (8, 8)},
+        {"per_step_losses": True, "learn_sigma": True},
+        {"per_step_losses": True, "recompute": True},
+        {"noise_reuse": True},
+        {"replicas": "auto"},
         {"route": "general"},
     ],
     ids=str,
@@ -314,7 +314,7 @@ def test_what_a_learner_may_be_given(
 
     def step(net: nn.Module, x: Tensor) -> Tensor:
         net.zero_grad()
-        learner = NITLearner(net, replicas=4, seed=1)
+        learner = NITLearner(net, replicas=4, credit="none", seed=1)
         learner.reset()
         with learner.record():
             out = net(learner.expand(x))
@@ -339,7 +339,7 @@ def test_rows_with_parameters_of_their_own_are_refused(monkeypatch: pytest.Monke
     monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
     for rows, refused in ((8, True), (1, False)):
         net = nn.Sequential(nn.Linear(4, 3), snn.Leaky(0.9, threshold=torch.rand(rows, 3)))
-        learner = NITLearner(swap_neurons(net), replicas=2, seed=0)
+        learner = NITLearner(swap_neurons(net), replicas=2, credit="none", seed=0)
         error = pytest.raises(RecordingError, match="not of each row, got \\(8, 3\\)")
         with error if refused else contextlib.nullcontext(), learner.record():
             net(learner.expand(torch.rand(4, 4)))
