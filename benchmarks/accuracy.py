@@ -46,10 +46,11 @@ NIT = {
     "lr": 5e-3,
     "weight_decay": 0.3,
     "sigma": 0.35,
-    "control": "time",
-    "conditional": "pathwise",
+    "credit": "time",
+    "residual": 1.0,
+    "conditional": True,
 }
-NITS = {"lr": 5e-3, "weight_decay": 0.03, "sigma": 0.5, "control": "readout"}
+NITS = {"lr": 5e-3, "weight_decay": 0.03, "sigma": 0.5, "credit": "readout", "residual": 1.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "stbp": STBP,
     "stbp-n": {**STBP, "sigma": 0.35},
@@ -75,7 +76,7 @@ def settings(dataset: str, method: str, args: argparse.Namespace) -> dict[str, A
     }
     noise: dict[str, Any] = {}
     if method.startswith("nit"):
-        noise = {"replicas": args.replicas, "conditional": "none"}
+        noise = {"replicas": args.replicas, "conditional": False}
     if method == "nit-s+":
         noise["sign_share"] = args.sign_share
     return shared | noise | SETTINGS[method] | OWN_SETTINGS.get((dataset, method), {})
@@ -89,8 +90,9 @@ def one_run(
     needed = {
         "sigma": 0.0,
         "replicas": args.replicas,
-        "control": "none",
-        "conditional": "none",
+        "credit": "none",
+        "residual": "auto",
+        "conditional": False,
         "sign_share": 0.0,
     }
     options = argparse.Namespace(

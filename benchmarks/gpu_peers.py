@@ -221,7 +221,7 @@ class Bench:
     def _nit(self, point: Point, x: Tensor, y: Tensor, name: str, expands: bool) -> Iterator[Step]:
         net = self.network(point, "spikingjelly" not in self.obstacles)
         swap_neurons(net, sigma=SIGMA)
-        learner = NITLearner(net, replicas=self.replicas, seed=0)
+        learner = NITLearner(net, replicas=self.replicas, credit="none", seed=0)
         if expands:
             samples = point.rows // self.replicas
             x, y = x[:, :samples].contiguous(), y[:samples]

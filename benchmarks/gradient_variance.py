@@ -3,11 +3,13 @@
     python benchmarks/gradient_variance.py
 
 snnTorch networks with one and with three hidden layers, and one with a long memory (all with a
-summed readout), are trained on the embedded MNIST subset by the default estimator, the first a
-second time by the best one, which fits these images almost fully. At their start, and after some
-steps, every estimator is asked many times for the gradient of the first layer's weights on one and
-the same batch. The truth is the mean of independent estimates with many replicas. Writes
-gradient_variance.json and .png to --output.
+summed readout), are trained on the embedded MNIST subset by the likelihood ratio alone. The first
+is trained a second time by the best unbiased estimator, which fits these images almost fully. At
+their start, and after some steps, every estimator is asked many times for the gradient of the first
+layer's weights on one and the same batch. The truth is the mean of independent unbiased estimates
+with many replicas. A credit alone (residual = 0) is biased: it is compared by the error of one
+estimate, its variance and the square of its bias together. Writes gradient_variance.json and .png
+to --output.
 """
 
 from __future__ import annotations
@@ -34,33 +36,39 @@ from tqdm import tqdm
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.datasets import load_subset
 
+CREDITS = ("readout", "layers", "time")
+CHEAP = ("layers", "time")
+NONE: dict[str, Any] = {"credit": "none"}
 ESTIMATORS: dict[str, dict[str, Any]] = {
-    "plain Eq. 8": {"baseline": "none"},
-    "batch-mean": {"baseline": "batch-mean"},
-    "leave-one-out": {},
-    "noise from a table": {"noise": "table"},
-    "antithetic": {"antithetic": True},
-    "Sobol": {"sobol": True},
-    "conditional": {"conditional": True},
-    "pathwise": {"conditional": "pathwise"},
-    "control readout": {"control": "readout"},
-    "control network": {"control": "network"},
-    "control readout, pathwise": {"control": "readout", "conditional": "pathwise"},
-    "control network, pathwise": {"control": "network", "conditional": "pathwise"},
-    "control time, pathwise": {"control": "time", "conditional": "pathwise"},
-    # These two follow another objective, or none: their bias is part of what they are.
-    "layer-wise": {"layerwise": True},
-    "NIT-S": {"rule": "nit-s"},
+    "plain Eq. 8": {**NONE, "baseline": "none"},
+    "batch-mean": {**NONE, "baseline": "batch-mean"},
+    "leave-one-out": NONE,
+    "noise from a table": {**NONE, "noise_reuse": True},
+    "antithetic": {**NONE, "antithetic": True},
+    "conditional": {**NONE, "conditional": True},
+    **{f"credit {kind}": {"credit": kind, "residual": 1} for kind in CREDITS},
+    **{
+        f"credit {kind}, conditional": {"credit": kind, "residual": 1, "conditional": True}
+        for kind in CREDITS
+    },
+    # Biased, with hardly any variance.
+    **{f"credit {kind} alone": {"credit": kind, "residual": 0} for kind in CHEAP},
+    **{
+        f"credit {kind} alone, 1 replica": {"credit": kind, "residual": 0, "replicas": 1}
+        for kind in CHEAP
+    },
+    "NIT-S": {"rule": "nit-s", **NONE},  # another direction
 }
 SURROGATE = "STBP-N, one draw"
-OTHERS = ("layer-wise", "NIT-S", SURROGATE)  # not estimates of this gradient
-BEST = {"control": "time", "conditional": "pathwise"}
+BIASED = tuple(name for name, options in ESTIMATORS.items() if options.get("residual") == 0)
+OTHERS = ("NIT-S", SURROGATE)  # not estimates of this gradient
+BEST = {"credit": "time", "residual": 1, "conditional": True}
 # What each network is, and the estimator that trains it.
 NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "784-50-10": ({"hidden": [50]}, {}),
+    "784-50-10": ({"hidden": [50]}, NONE),
     "784-50-10, fitted": ({"hidden": [50]}, BEST),
-    "784-50-50-50-10": ({"hidden": [50, 50, 50]}, {}),
-    "784-50-50-10, long memory": ({"hidden": [50, 50], "steps": 15, "beta": 0.95}, {}),
+    "784-50-50-50-10": ({"hidden": [50, 50, 50]}, NONE),
+    "784-50-50-10, long memory": ({"hidden": [50, 50], "steps": 15, "beta": 0.95}, NONE),
 }
 
 
@@ -103,15 +111,11 @@ def measure(net: Net, x: Tensor, y: Tensor, args: argparse.Namespace) -> list[di
     """One row per estimator; times are medians of CPU time, which other work does not disturb."""
     truth, truth_error = reference(net, x, y, args)
     rows = []
-    layers = len(net.neurons)
     for name in tqdm([*ESTIMATORS, SURROGATE], desc="estimators", leave=False):
         learner = None
         if name != SURROGATE:
-            options = ESTIMATORS[name]
-            replicas = args.replicas - args.replicas % layers if name == "layer-wise" else None
-            learner = NITLearner(
-                net, replicas=replicas or args.replicas, seed=args.seed + 1, **options
-            )
+            options = {"replicas": args.replicas, "seed": args.seed + 1, **ESTIMATORS[name]}
+            learner = NITLearner(net, **options)
         one_gradient(net, learner, x, y)
         estimates, seconds = [], []
         for _ in range(args.estimates):
@@ -142,6 +146,8 @@ def statistics(
         "cosine": torch.cosine_similarity(found, truth, dim=1).mean().item(),
         "bias_over_chance": (distance / chance).item(),
         "relative_bias": ((distance - chance).clamp(min=0) / square).sqrt().item(),
+        # Of one estimate: its variance and the square of its bias.
+        "relative_error": ((variance + (distance - chance).clamp(min=0)) / square).sqrt().item(),
         "milliseconds": milliseconds,
         "variance_x_time": variance.item() * milliseconds,
     }
@@ -178,12 +184,13 @@ def picture(networks: dict[str, list[dict[str, Any]]], path: Path) -> None:
     panels = (
         ("variance", "variance of one estimate"),
         ("variance_x_time", "variance x milliseconds"),
+        ("relative_error", "error of one estimate / gradient"),
         ("cosine", "cosine to the truth"),
     )
     figure, axes = plt.subplots(
         len(networks),
         len(panels),
-        figsize=(8.6, 4.4 * len(networks)),
+        figsize=(11, 4.8 * len(networks)),
         sharey=True,
         layout="constrained",
     )
@@ -193,8 +200,9 @@ def picture(networks: dict[str, list[dict[str, Any]]], path: Path) -> None:
                 positions = [n + 0.27 * (1 - i) for n in range(len(names))]
                 values = [row[key] for row in stage["rows"]]
                 if key != "cosine":  # of a direction, or of another gradient, it says nothing
+                    biased = () if key == "relative_error" else BIASED
                     values = [
-                        float("nan") if n in OTHERS else v
+                        float("nan") if n in (*OTHERS, *biased) else v
                         for v, n in zip(values, names, strict=True)
                     ]
                 panel.barh(positions, values, 0.25, label=f"after {stage['steps']} steps")
@@ -256,11 +264,11 @@ def main() -> None:
 
 def print_table(title: str, steps: int, rows: list[dict[str, Any]]) -> None:
     print(f"\n{title}, after {steps} steps of training")
-    print(f"{'':30}{'variance':>10}{'cosine':>8}{'bias/chance':>12}{'ms':>7}{'better':>8}")
+    print(f"{'':30}{'variance':>10}{'bias':>8}{'error':>8}{'cosine':>8}{'ms':>7}{'better':>8}")
     for row in rows:
         print(
-            f"{row['estimator']:30}{row['variance']:10.3g}{row['cosine']:8.3f}"
-            f"{row['bias_over_chance']:12.2f}{row['milliseconds']:7.1f}"
+            f"{row['estimator']:30}{row['variance']:10.3g}{row['relative_bias']:8.3f}"
+            f"{row['relative_error']:8.3f}{row['cosine']:8.3f}{row['milliseconds']:7.1f}"
             f"{row['times_better_than_plain']:8.1f}",
             flush=True,
         )

@@ -136,7 +136,7 @@ def learning_step(step: Step, seed: int) -> Callable[[], None]:
     net = swap_neurons(Net(step.widths, step.steps), sigma=0.5)
     x = torch.rand(step.samples, step.widths[0])
     y = torch.randint(step.widths[-1], (step.samples,))
-    learner = NITLearner(net, replicas=step.replicas, distributed=step.shares, seed=seed)
+    learner = NITLearner(net, replicas=step.replicas, credit="none", shard=step.shares, seed=seed)
     if step.shares == "samples":
         x, y = (t.chunk(step.ranks)[dist.get_rank()] for t in (x, y))
 

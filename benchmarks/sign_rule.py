@@ -46,8 +46,8 @@ INPUTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # from pixels and the
 }
 READINGS = {"0 and 1": False, "-1 and +1": True}  # what the hidden neurons send
 RULES: dict[str, dict[str, Any]] = {
-    "NIT-S": {"rule": "nit-s", "control": "readout"},
-    "NIT": {"control": "time", "conditional": "pathwise"},
+    "NIT-S": {"rule": "nit-s", "credit": "readout", "residual": 1},
+    "NIT": {"credit": "time", "residual": 1, "conditional": True},
 }
 LAYERS = ("hidden", "output")
 
@@ -72,7 +72,7 @@ def estimate(net: Net, learner: NITLearner, given: Tensor, labels: Tensor) -> No
 def train(net: Net, given: Tensor, labels: Tensor, lr: float, args: argparse.Namespace) -> None:
     """By NIT-S, with Adam and a learning rate that falls to zero."""
     learner = NITLearner(
-        net, replicas=args.replicas, noise="table", seed=args.seed, **RULES["NIT-S"]
+        net, replicas=args.replicas, noise_reuse=True, seed=args.seed, **RULES["NIT-S"]
     )
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
     total = args.epochs * (len(labels) // args.batch_size)

@@ -45,13 +45,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import training
 
 OPTIONS: list[dict[str, Any]] = [
-    {"replicas": 8},
-    {"replicas": 8, "noise": "table", "antithetic": True},
-    {"replicas": 4, "noise": "table", "conditional": "pathwise", "control": "time"},
-    {"replicas": 8, "learn_sigma": True, "memory": "bits"},
-    {"replicas": 8, "memory": "replay"},
-    {"replicas": "auto", "replica_bounds": (4, 16)},
-    {"replicas": 8, "rule": "nit-s", "control": "readout"},
+    {},
+    {"replicas": 4},
+    {"replicas": 8, "credit": "none"},
+    {"replicas": 8, "credit": "none", "noise_reuse": True, "antithetic": True},
+    {"replicas": 4, "noise_reuse": True, "conditional": True, "credit": "time", "residual": 1},
+    {"replicas": 8, "credit": "none", "learn_sigma": True, "recompute": True},
+    {"replicas": 8, "rule": "nit-s", "credit": "readout"},
 ]
 
 
@@ -99,13 +99,13 @@ def train_once(
     learner = NITLearner(net, **options)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
 
-    def losses_of(images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(net(images), labels, reduction="none")
-
     for _ in range(steps):
         rows = torch.randint(len(y), (64,))
         optimizer.zero_grad()
-        learner.learn(losses_of, x[rows], y[rows])
+        with learner.record():
+            images, labels = learner.expand(x[rows], y[rows])
+            losses = F.cross_entropy(net(images), labels, reduction="none")
+        learner.backward(losses)
         optimizer.step()
     saved = io.BytesIO()
     torch.save([net.state_dict(), optimizer.state_dict(), learner.state_dict()], saved)

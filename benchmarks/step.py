@@ -3,10 +3,10 @@
     python benchmarks/step.py
 
 784-50-10 over 8 steps with a batch of 256: forward, loss, and the gradient in `.grad`. A step of
-NIT holds 16 replicas of each sample, and what is compared is the time of one of them. All methods
-take turns, round after round, so that whatever else the machine does meets all of them alike; the
-numbers are medians and quartiles over the rounds, and ratios of medians. Where there are compiled
-loops, some steps are made without them as well. Then NIT alone, with more and more time steps, and
+NIT holds 16 replicas of each sample, one where it learns from the credit alone. What is compared is
+the time of one replica. All methods take turns, round after round, so that whatever else the
+machine does meets all of them alike; the numbers are medians and quartiles over the rounds, and
+ratios of medians. Then NIT alone, with more and more time steps, and
 replicas: how far each median is from the straight line through all of them. The single operations
 that the fast path rests on are timed beside them, on one layer's membranes. All of it after
 `nit_snn.keep_freed_memory()`, which the peers gain from as well; with --plain-allocator without it.
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -25,7 +24,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import matplotlib
 
@@ -39,25 +37,22 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nit_snn import NITLearner, backends, keep_freed_memory, swap_neurons
-from nit_snn.dynamics.backend import VARIABLE
-from nit_snn.dynamics.closed_form import left_behind, noisy_step, spikes_of
 from nit_snn.dynamics.firing import bell_
-from nit_snn.dynamics.kernels.noisy_lif.reference import Dynamics
+from nit_snn.dynamics.lif import Dynamics, Lif, after_reset, noisy_step, spikes_of
 from nit_snn.gradients.synapses.few_outputs import few_outputs
-from nit_snn.neurons.base import Lif
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import training
 
 ESTIMATORS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "antithetic": {"antithetic": True},
-    "noise from a table": {"noise": "table"},
-    "noise drawn twice": {"memory": "bits"},
-    "control time, pathwise": {"control": "time", "conditional": "pathwise"},
+    "credit none": {"credit": "none"},
+    "antithetic": {"credit": "none", "antithetic": True},
+    "noise from a table": {"credit": "none", "noise_reuse": True},
+    "noise drawn twice": {"credit": "none", "recompute": True},
+    "credit time, conditional": {"credit": "time", "residual": 1, "conditional": True},
+    "credit layers alone": {"credit": "layers", "residual": 0, "replicas": 1},
+    "credit time alone": {"credit": "time", "residual": 0, "replicas": 1},
 }
-#: Which are timed without compiled loops as well.
-BY_TORCH_ALONE = ("noise from a table", "control time, pathwise")
 
 
 class SnnTorch(nn.Module):
@@ -122,21 +117,16 @@ def methods(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
         found[f"{framework}, BPTT"] = bptt(build(sizes, args.steps), x, y)
         for name, options in ESTIMATORS.items():
             net = swap_neurons(build(sizes, args.steps), sigma=0.5)
-            learner = NITLearner(net, replicas=args.replicas, seed=args.seed, **options)
-            found[f"{framework}, NIT, {name}"] = step = nit(net, learner, x, y)
-            if name in BY_TORCH_ALONE and backends()["cpu"].name == "native":
-                found[f"{framework}, NIT, {name}, torch alone"] = by_torch_alone(step)
+            learner = NITLearner(net, **{"replicas": args.replicas, "seed": args.seed, **options})
+            found[f"{framework}, NIT, {name}"] = nit(net, learner, x, y)
     return found
 
 
-def by_torch_alone(step: Callable[[], None]) -> Callable[[], None]:
-    """A step without compiled loops."""
-
-    def alone() -> None:
-        with mock.patch.dict(os.environ, {VARIABLE: "torch"}):
-            step()
-
-    return alone
+def replicas_of(method: str, args: argparse.Namespace) -> int:
+    """How many replicas a step of a method holds."""
+    if method.endswith("BPTT"):
+        return 1
+    return int(ESTIMATORS[method.split(", NIT, ")[1]].get("replicas", args.replicas))
 
 
 def growing(args: argparse.Namespace) -> dict[str, dict[int, Callable[[], None]]]:
@@ -149,7 +139,7 @@ def growing(args: argparse.Namespace) -> dict[str, dict[int, Callable[[], None]]
             for size in sizes:
                 given = {"steps": args.steps, "replicas": args.replicas, what: size}
                 net = swap_neurons(build([784, args.hidden, 10], given["steps"]), sigma=0.5)
-                learner = NITLearner(net, replicas=given["replicas"], seed=args.seed)
+                learner = NITLearner(net, replicas=given["replicas"], credit="none", seed=args.seed)
                 found.setdefault(f"{framework}, {what}", {})[size] = nit(net, learner, x, y)
     return found
 
@@ -211,7 +201,7 @@ def operations(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
 
     def by_torch() -> Tensor:
         u = noisy_step(current, membrane, None, lif, 1.0, 0.5, eps)
-        return left_behind(u, spikes_of(u, 1.0, or_equal=False, out=numbers), lif, 1.0)
+        return after_reset(u, spikes_of(u, 1.0, or_equal=False, out=numbers), lif, 1.0)
 
     found = {
         "normal numbers of a pass": noise.normal_,
@@ -250,7 +240,7 @@ def rows_of(found: dict[str, list[float]], args: argparse.Namespace) -> list[dic
     rows = []
     for name, times in found.items():
         low, median, high = statistics.quantiles(times, n=4)
-        replicas = 1 if name.endswith("BPTT") else args.replicas
+        replicas = replicas_of(name, args)
         rows.append(
             {
                 "method": name,

@@ -40,7 +40,13 @@ SNN_BPTT = Setting("snnTorch", surrogate=("fast sigmoid", 10.0), floor=0.1, **SH
 SJ_BPTT = Setting("SpikingJelly", surrogate=("sigmoid", 8.0), beta2=0.99, floor=0.3, **SHARED)
 SJ_NIT = Setting(
     "SpikingJelly",
-    learner={"replicas": 4, "control": "time", "conditional": "pathwise", "noise": "table"},
+    learner={
+        "replicas": 4,
+        "credit": "time",
+        "residual": 1,
+        "conditional": True,
+        "noise_reuse": True,
+    },
     sigma=0.3,
     beta2=0.99,
     floor=0.1,

@@ -29,15 +29,15 @@ from tqdm import tqdm
 from nit_snn import keep_freed_memory
 from nit_snn.datasets import Splits, load, split
 
-READOUT = {"control": "readout", "noise": "table"}
-PATHWISE = {"conditional": "pathwise", "noise": "table"}
+READOUT = {"credit": "readout", "residual": 1, "noise_reuse": True}
+CONDITIONAL = {"conditional": True, "residual": 1, "noise_reuse": True}
 LEARNERS: list[dict[str, Any]] = [
-    *({"replicas": c, "noise": "table"} for c in (8, 16)),
+    *({"replicas": c, "credit": "none", "noise_reuse": True} for c in (8, 16)),
     *({"replicas": c, "antithetic": True, **READOUT} for c in (4, 4, 6, 6, 8)),
     *({"replicas": c, **READOUT} for c in (3, 4, 6)),
-    {"replicas": 4, "control": "readout", **PATHWISE},
-    *({"replicas": c, "control": "time", **PATHWISE} for c in (3, 4, 4, 5, 6)),
-    {"replicas": 4, "control": "time", "antithetic": True, **PATHWISE},
+    {"replicas": 4, "credit": "readout", **CONDITIONAL},
+    *({"replicas": c, "credit": "time", **CONDITIONAL} for c in (3, 4, 4, 5, 6)),
+    {"replicas": 4, "credit": "time", "antithetic": True, **CONDITIONAL},
 ]
 SHARED: dict[str, list[Any]] = {
     "batch_size": [64, 96, 128, 192, 256],
@@ -70,7 +70,7 @@ START: dict[str, Any] = {
 START_NIT: dict[str, Any] = {
     **START,
     "sigma": 0.3,
-    "learner": {"replicas": 4, "control": "time", **PATHWISE},
+    "learner": {"replicas": 4, "credit": "time", **CONDITIONAL},
 }
 STARTS: dict[str, dict[str, Any]] = {
     "snnTorch, BPTT": START | {"surrogate": ("fast sigmoid", 10.0)},

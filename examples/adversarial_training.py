@@ -61,7 +61,7 @@ from nit_snn.training.batches import Batches
 from nit_snn.training.checkpoints import Checkpoints, write_whole
 
 EPS = 0.1
-TIME = {"conditional": "pathwise", "control": "time"}
+TIME = {"conditional": True, "credit": "time"}
 JUDGING = (
     "images",
     "check_images",
@@ -183,10 +183,11 @@ class Run:
             self.learner = NITLearner(
                 self.net,
                 replicas=setting.replicas,
-                noise="table",
+                noise_reuse=True,
                 learn_sigma=setting.learn_sigma,
                 sigma_bounds=(0.1, 2.0),
                 seed=seed,
+                residual=1,
                 **TIME,
             )
             self.expand = AdversarialExpand(self.learner, steps=setting.inner, draws=setting.draws)

@@ -202,13 +202,7 @@ EXPERIMENTS = {
         ),
         spread=(1.0, 0.6),
         sigma=(0.4,),
-        settings={
-            "steps": 4,
-            "epochs": 16,
-            "replicas": 16,
-            "lr": 3e-3,
-            "control": "time",
-        },
+        settings={"steps": 4, "epochs": 16, "lr": 3e-3},
     ),
     "conv": Experiment(
         lambda args: Layers(
@@ -219,39 +213,33 @@ EXPERIMENTS = {
         ),
         spread=(0.5, 0.3),
         sigma=(0.3,),
-        settings={
-            "steps": 4,
-            "epochs": 20,
-            "replicas": 8,
-            "lr": 5e-3,
-            "control": "time",
-        },
+        settings={"steps": 4, "epochs": 20, "lr": 5e-3},
     ),
     "recurrent": Experiment(
         lambda args: Rows(128, args.window, memory=not args.memoryless),
         spread=(1.0, 0.3),
         sigma=(0.4,),
-        settings={"epochs": 8, "replicas": 8, "lr": 1.5e-2, "control": "time"},
+        settings={"epochs": 8, "lr": 5e-3, "credit": "time"},
     ),
     "polystep": Experiment(
         lambda args: Layers(*dense(784, 128, 10), steps=args.steps, beta=0.95),
         spread=(0.3, 0.1),
         sigma=(0.5, 0.3),
-        settings={"steps": 15, "epochs": 10, "replicas": 8, "lr": 2e-3, "control": "time"},
+        settings={"steps": 15, "epochs": 10, "lr": 2e-3},
     ),
     "zero-one": Experiment(
         lambda args: Layers(*dense(784, 100, 10), steps=args.steps),
         spread=(1.0, 0.5),
         sigma=(1.0, 1.0),
         loss=zero_one,
-        settings={"steps": 8, "epochs": 10, "replicas": 32, "lr": 2e-3},
+        settings={"steps": 8, "epochs": 10, "replicas": 32, "lr": 2e-3, "conditional": True},
     ),
     "first-spike": Experiment(
         lambda args: Layers(*dense(784, 100, 10), steps=args.steps, decide=earliest_then_most),
         spread=(1.0, 0.5),
         sigma=(1.0, 1.0),
         loss=late_and_costly,
-        settings={"steps": 8, "epochs": 10, "replicas": 32, "lr": 2e-3},
+        settings={"steps": 8, "epochs": 10, "replicas": 32, "lr": 2e-3, "conditional": True},
     ),
 }
 
@@ -274,13 +262,7 @@ class Run(training.Run):
         self.loss = experiment.loss
         if self.learner is not None:
             self.learner.close()
-            self.learner = NITLearner(
-                self.net,
-                replicas=args.replicas,
-                control=args.control,
-                conditional=training.CONDITIONS[args.conditional],
-                seed=args.seed,
-            )
+            self.learner = NITLearner(self.net, **training.learner_options(args))
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One update; returns the mean loss."""
@@ -359,9 +341,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         add("--lr", type=float, help="NIT's learning rate, decayed to 0 by a cosine")
         add("--stbp-lr", type=float, default=2e-3, help="learning rate of STBP and STBP-N")
         add("--weight-decay", type=float, default=0.03, help="AdamW's")
-        add("--replicas", type=int, help="noisy copies of each sample")
-        add("--control", choices=training.CONTROLS, default="none")
-        add("--conditional", choices=training.CONDITIONS, default="pathwise")
+        training.add_learner(add)
         add("--steps", type=int, help="time steps T")
         add("--window", type=int, default=28, help="recurrent: how many last rows are read out")
         add("--memoryless", action="store_true", help="recurrent: neurons without any memory")

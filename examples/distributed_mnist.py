@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--limit", type=int, help="take only so many images")
     add("--epochs", type=int, default=5)
     add("--batch-size", type=int, default=64, help="of all processes together")
-    add("--replicas", type=int, default=32, help="of each sample, of all processes together")
+    add("--replicas", type=int, help="of each sample, of all processes together")
     add("--lr", type=float, default=5e-3)
     add("--steps", type=int, default=8, help="time steps T")
     add("--seed", type=int, default=0)
@@ -66,7 +66,10 @@ def main() -> None:
     torch.manual_seed(args.seed)
     shuffle = torch.Generator().manual_seed(args.seed)  # the same in all processes
     net = swap_neurons(Net(args.steps)).to(device)
-    learner = NITLearner(net, replicas=args.replicas, distributed=args.share, seed=args.seed)
+    # Replicas are what there is to share out of a likelihood ratio; of samples one is enough.
+    credit, usual = ("none", 32) if args.share == "replicas" else ("layers", 1)
+    replicas = usual if args.replicas is None else args.replicas
+    learner = NITLearner(net, replicas=replicas, credit=credit, shard=args.share, seed=args.seed)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=args.lr, weight_decay=0.03)
     x, y = (t.to(device) for t in splits.train.tensors)
     history, started = [], time.perf_counter()

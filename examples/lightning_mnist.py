@@ -47,7 +47,7 @@ class Classifier(lightning.LightningModule):
     def __init__(
         self,
         steps: int = 8,
-        replicas: int = 16,
+        replicas: int | str = "auto",
         sigma: float = 1.0,
         lr: float = 5e-3,
         seed: int = 0,
@@ -57,14 +57,7 @@ class Classifier(lightning.LightningModule):
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.net = swap_neurons(Net(steps), sigma)
-        self.learner = NITLearner(
-            self.net,
-            replicas=replicas,
-            control="readout",
-            conditional="pathwise",
-            learn_sigma=True,
-            seed=seed,
-        )
+        self.learner = NITLearner(self.net, replicas=replicas, learn_sigma=True, seed=seed)
 
     def on_fit_start(self) -> None:
         self.watch = TrainingLog(self.learner, self.logger.experiment)
@@ -124,7 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--data-dir", help="the full data in torchvision's layout; else the subset")
     add("--epochs", type=int, default=10)
     add("--batch-size", type=int, default=64)
-    add("--replicas", type=int, default=16)
+    add("--replicas", type=training.auto_or(int), default="auto")
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=Path("runs/lightning_mnist"))
     add("--resume", type=Path, help="a checkpoint to go on from")

@@ -83,7 +83,8 @@ def trajectory(method: str, copies: int, seed: int, args: argparse.Namespace) ->
     learner = None
     if method != "bp":
         # As in the paper, nothing is subtracted from the loss; one copy could not have more.
-        learner = NITLearner(net, replicas=copies, rule=method, baseline="none", seed=seed)
+        options = {"credit": "none", "rule": method, "baseline": "none"}
+        learner = NITLearner(net, replicas=copies, seed=seed, **options)
     path = [list(START)]
     for _ in range(args.fig2_steps):
         optimizer.zero_grad()
@@ -209,6 +210,7 @@ class Trained:
             self.learner = NITLearner(
                 self.net,
                 replicas=args.replicas,
+                credit="none",
                 rule="nit" if method == "nit" else "nit-s",
                 seed=args.seed,
             )

@@ -85,6 +85,13 @@ def by_autograd(net: nn.Module, x: Tensor, y: Tensor, copies: int = 1) -> None:
     F.cross_entropy(net(x.repeat(copies, 1)), y.repeat(copies)).backward()
 
 
+def lr_learner(
+    net: nn.Module, copies: int, args: argparse.Namespace, baseline: str = "leave-one-out"
+) -> NITLearner:
+    """The likelihood ratio alone, as in the paper."""
+    return NITLearner(net, replicas=copies, credit="none", baseline=baseline, seed=args.seed)
+
+
 def by_lr(net: nn.Module, learner: NITLearner, x: Tensor, y: Tensor) -> None:
     with learner.record():
         xr, yr = learner.expand(x, y)
@@ -169,7 +176,7 @@ def variance(data: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
             )
         )
         for baseline in ("none", "leave-one-out")[: 1 if copies == 1 else 2]:
-            learner = NITLearner(net, replicas=copies, baseline=baseline, seed=args.seed)
+            learner = lr_learner(net, copies, args, baseline)
             rows.append(
                 row(
                     f"LR, baseline {baseline}",
@@ -190,7 +197,7 @@ def cost(data: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
     for copies in args.copies:
         net = noisy_mlp([784, args.width, 10], nn.Tanh)
         baseline = "none" if copies == 1 else "leave-one-out"
-        learner = NITLearner(net, replicas=copies, baseline=baseline, seed=args.seed)
+        learner = lr_learner(net, copies, args, baseline)
         steps["LR", copies] = lambda n=net, held=learner: by_lr(n, held, x, y)
         steps["BP on as many rows", copies] = lambda c=copies: by_autograd(plain, x, y, c)
     taken = medians(steps, rounds=max(1, args.estimates // 3))
@@ -211,7 +218,7 @@ def depth(args: argparse.Namespace) -> list[dict[str, Any]]:
         torch.manual_seed(args.seed)
         net = noisy_mlp([64] * layers + [10], nn.Tanh)
         x, y = torch.randn(64, 64), torch.randint(10, (64,))
-        learner = NITLearner(net, replicas=16, seed=args.seed)
+        learner = lr_learner(net, 16, args)
         by_lr(net, learner, x, y)
         together = net[0].weight.grad.clone()
         net.zero_grad()
@@ -265,7 +272,7 @@ def hard_step(data: Any, args: argparse.Namespace) -> dict[str, Any]:
         "replicas": 32,
         "history": [],
     }
-    learner = NITLearner(net, replicas=found["replicas"], seed=args.seed)
+    learner = lr_learner(net, found["replicas"], args)
     optimizer = torch.optim.Adam(learner.parameters(), lr=5e-3)
     for epoch in tqdm(range(args.step_epochs), desc="Table 1, hard step on the 0-1 loss"):
         total = 0.0
@@ -317,7 +324,7 @@ def deep_sigmoid(data: Any, args: argparse.Namespace) -> dict[str, Any]:
         for total, g in zip(half, gradients(), strict=True):
             total += g / max(1, args.draws // 2 // copies)
         halves.append(half)
-    learner = NITLearner(net, replicas=16, seed=args.seed)
+    learner = lr_learner(net, 16, args)
     estimates: list[list[Tensor]] = [[] for _ in layers]
     for _ in range(5 * args.estimates):
         by_lr(net, learner, x, y)

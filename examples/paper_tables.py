@@ -125,13 +125,14 @@ def train(method: str, splits: Splits, args: argparse.Namespace) -> Net:
     learner: NITLearner | None = None
     plus: NITSPlus | None = None
     if method.startswith("NIT"):
-        options: dict[str, Any] = {"control": "time", "conditional": "pathwise"}
-        if method == "NIT-S":
-            options = {"rule": "nit-s", "control": "readout"}
-        elif method == "NIT-S+":
-            options = {"control": "readout", "conditional": "pathwise"}
-        copies = args.replicas * (1 if method == "NIT" else 4)
-        learner = NITLearner(net, replicas=copies, noise="table", seed=args.seed, **options)
+        learner = NITLearner(
+            net,
+            credit="none",  # the paper's NIT: nothing runs backward through a spike
+            replicas=args.replicas,
+            rule="nit-s" if method == "NIT-S" else "nit",
+            noise_reuse=True,
+            seed=args.seed,
+        )
         if method == "NIT-S+":
             plus = NITSPlus(learner, after=max(1, round(SHARE_OF_SIGNS * args.epochs)))
     optimizer = torch.optim.Adam(net.parameters())
@@ -296,7 +297,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--lr", type=float, default=4e-2, help="of NIT")
     add("--stbp-lr", type=float, default=1e-2, help="of STBP and STBP-N")
     add("--sign-lr", type=float, default=1e-2, help="of NIT-S")
-    add("--replicas", type=int, default=4, help="of NIT; NIT-S takes four times as many")
+    add("--replicas", type=int, default=16, help="noisy copies of each image")
     add("--steps", type=int, default=8, help="time steps T")
     add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
     add("--output-sigma", type=float, default=1.0, help="noise of the output neurons")

@@ -23,7 +23,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,6 @@ class Setting:
         lr: Adam's learning rate.
         sigma: Noise level of all neurons.
         gain: What the initial weights are multiplied by.
-        options: Of the learner; a loss of membranes takes fewer.
     """
 
     build: Callable[..., Any]
@@ -199,16 +198,11 @@ class Setting:
     lr: float = 2e-3
     sigma: float = 0.5
     gain: float = 1.0
-    options: dict[str, Any] = field(
-        default_factory=lambda: {"control": "network", "conditional": "pathwise"}
-    )
 
 
 SETTINGS = {
-    "tutorial5": Setting(Tutorial5, options={}),
-    "tutorial6": Setting(
-        Tutorial6, gain=4.0, options={"control": "time", "conditional": "pathwise"}
-    ),
+    "tutorial5": Setting(Tutorial5),
+    "tutorial6": Setting(Tutorial6, gain=4.0),
     "lif_fc_mnist": Setting(LifFcMnist),
     "conv_fashion_mnist": Setting(ConvFashionMnist, data="fashion-mnist"),
 }
@@ -226,7 +220,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--gain", type=float, help="factor of the initial weights; by default the network's")
     add("--epochs", type=int, default=1)
     add("--batch-size", type=int, default=64)
-    add("--replicas", type=int, default=16)
+    add("--replicas", type=training.auto_or(int), default="auto")
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=Path("runs/their_networks"))
     return parser.parse_args()
@@ -244,7 +238,7 @@ def main() -> None:
     amplify(net, setting.gain if args.gain is None else args.gain)
 
     swap_neurons(net, setting.sigma)  # the first line
-    learner = NITLearner(net, replicas=args.replicas, **setting.options)  # the second
+    learner = NITLearner(net, replicas=args.replicas, seed=args.seed)  # the second
     optimizer = torch.optim.Adam(net.parameters(), lr=setting.lr)
     history = []
     for epoch in range(args.epochs):

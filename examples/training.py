@@ -33,8 +33,27 @@ from nit_snn.training.batches import Batches
 from nit_snn.training.checkpoints import Checkpoints
 
 METHODS = ("nit", "stbp", "stbp-n", "nit-s", "nit-s+")
-CONTROLS = ("none", "readout", "network", "time")
-CONDITIONS: dict[str, bool | str] = {"none": False, "spike": True, "pathwise": "pathwise"}
+CREDITS = ("auto", "none", "readout", "layers", "time")
+
+
+def auto_or(kind: Callable[[str], float]) -> Callable[[str], float | str]:
+    """How a command line reads an option that may be left to the learner."""
+
+    def read(text: str) -> float | str:
+        return text if text == "auto" else kind(text)
+
+    return read
+
+
+def learner_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `NITLearner` on a command line; what is "auto" is the learner's choice."""
+    return {
+        "replicas": args.replicas,
+        "credit": args.credit,
+        "residual": args.residual,
+        "conditional": args.conditional or "auto",
+        "seed": args.seed,
+    }
 
 
 def parse_arguments(description: str, default_output: str) -> argparse.Namespace:
@@ -55,16 +74,7 @@ def parse_arguments(description: str, default_output: str) -> argparse.Namespace
     add("--sign-lr", type=float, default=2e-3, help="learning rate of NIT-S")
     add("--stbp-lr", type=float, default=2e-3, help="learning rate of STBP and STBP-N")
     add("--weight-decay", type=float, default=0.03, help="AdamW's, for all methods")
-    add("--replicas", type=int, default=64, help="noisy copies of each sample")
-    add(
-        "--control",
-        choices=CONTROLS,
-        nargs="?",
-        const="readout",
-        default="none",
-        help="NIT and NIT-S: control variate; 'time' needs --conditional pathwise",
-    )
-    add("--conditional", choices=CONDITIONS, default="none", help="NIT: condition on the spikes")
+    add_learner(add)
     add("--steps", type=int, default=8, help="time steps T")
     add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
     add("--spiking-output", action="store_true", help="spiking neurons in the output layer too")
@@ -75,6 +85,14 @@ def parse_arguments(description: str, default_output: str) -> argparse.Namespace
     add("--resume", action="store_true", help="go on from the checkpoints in --output")
     add("--save-seconds", type=float, default=60, help="save at least so often, and after epochs")
     return parser.parse_args()
+
+
+def add_learner(add: Callable[..., Any]) -> None:
+    """The options of NIT and NIT-S; without them the learner chooses."""
+    add("--replicas", type=auto_or(int), default="auto", help="noisy copies of each sample")
+    add("--credit", choices=CREDITS, default="auto", help="'none' is the paper's NIT")
+    add("--residual", type=auto_or(float), default="auto", help="1 is unbiased, 0 is cheap")
+    add("--conditional", action="store_true", help="condition the scores on the spikes")
 
 
 class Run:
@@ -101,14 +119,8 @@ class Run:
             swap_neurons(self.net, sigma)
         self.learner: NITLearner | None = None
         if method.startswith("nit"):
-            self.learner = NITLearner(
-                self.net,
-                replicas=args.replicas,
-                rule="nit" if method == "nit" else "nit-s",
-                control=args.control,
-                conditional=CONDITIONS[args.conditional],
-                seed=args.seed,
-            )
+            rule = "nit" if method == "nit" else "nit-s"
+            self.learner = NITLearner(self.net, rule=rule, **learner_options(args))
         self.plus: NITSPlus | None = None
         if self.learner is not None and method == "nit-s+":
             self.plus = NITSPlus(self.learner, after=self.switch)

@@ -45,14 +45,17 @@ def test_a_step_leaves_nothing_to_the_garbage_collector(make: Any, options: dict
     learner = NITLearner(net, **options)
 
     def step() -> None:
-        learner.learn(lambda x, y: F.cross_entropy(net(x), y, reduction="none"), x, y)
+        with learner.record():
+            images, labels = learner.expand(x, y)
+            losses = F.cross_entropy(net(images), labels, reduction="none")
+        learner.backward(losses)
 
     assert circles(step) == []
     learner.close()
 
 
 @pytest.mark.parametrize("make", soak.NETWORKS)
-@pytest.mark.parametrize("options", [{}, {"control": "readout"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"credit": "time"}], ids=str)
 def test_nor_does_a_gradient_in_the_input(make: Any, options: dict[str, Any]) -> None:
     x, y = torch.rand(8, 784), torch.randint(0, 10, (8,))
     net = swap_neurons(make(), sigma=0.5)
@@ -62,24 +65,6 @@ def test_nor_does_a_gradient_in_the_input(make: Any, options: dict[str, Any]) ->
         F.cross_entropy(classifier(x.clone().requires_grad_()), y).backward()
 
     assert circles(step) == []
-
-
-def test_a_membrane_that_was_kept_holds_no_rehearsal() -> None:
-    """It is shielded as long as what it was recorded in is pending, and holds that recording."""
-    torch.manual_seed(0)
-    net = swap_neurons(soak.snn.Leaky(beta=0.5, reset_mechanism="zero"))
-    learner = NITLearner(net, replicas=2, memory="replay", conditional=True, seed=0)
-    kept: list[torch.Tensor] = []
-
-    def losses_of(x: torch.Tensor) -> torch.Tensor:
-        spikes, membrane = net(x, net.reset_mem())
-        kept.append(membrane)
-        return spikes.sum(1)
-
-    learner.learn(losses_of, torch.rand(3, 4))
-    *_, rehearsed, learned = kept
-    assert torch.equal(rehearsed * 1.0, learned * 1.0)  # the same noise
-    assert not any(membrane._recorder.traces for membrane in (rehearsed, learned))
 
 
 def circles(step: Callable[[], None]) -> list[str]:

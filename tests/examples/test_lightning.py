@@ -50,6 +50,6 @@ def test_it_learns_logs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "validation_accuracy",
         "replicas",
         "sigma/lif1",
-        "snr/lif1",
+        "residual/lif1",
         "firing_rate/lif1",
     }

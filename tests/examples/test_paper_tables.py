@@ -101,8 +101,9 @@ def test_the_sign_rule_points_along_the_gradient_where_spikes_are_signed(
         swap_neurons(net, sigma=1.0)
         x, y = torch.rand(32, 784), torch.arange(32) % 10
         found = []
-        for options in ({"rule": "nit-s"}, {"control": "time", "conditional": "pathwise"}):
-            learner = NITLearner(net, replicas=256, seed=1, **{"control": "readout", **options})
+        for options in ({"rule": "nit-s"}, {"credit": "time", "conditional": True}):
+            options = {"credit": "readout", "residual": 1, **options}
+            learner = NITLearner(net, replicas=256, seed=1, **options)
             net.zero_grad()
             with learner.record():
                 xr, yr = learner.expand(x, y)

@@ -48,7 +48,7 @@ def test_it_learns_ten_images(name: str, theirs: Any) -> None:
     x, y = (t[:10] for t in split(*load(setting.data)).train.tensors)
     net = setting.build(**sizes)
     swap_neurons(net, setting.sigma)
-    learner = NITLearner(net, replicas=16, seed=0, **setting.options)
+    learner = NITLearner(net, seed=0)
     optimizer = torch.optim.Adam(learner.parameters(), lr=lr)
     losses = []
     with warnings.catch_warnings():
@@ -121,7 +121,7 @@ def test_the_networks_have_the_sizes_of_the_originals(theirs: Any) -> None:
 def test_the_example_trains_and_writes_what_it_found(
     theirs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["--steps", "10", "--replicas", "4", "--batch-size", "100", "--output", str(tmp_path)]
+    options = ["--steps", "10", "--batch-size", "100", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["their_networks.py", "lif_fc_mnist", *options])
     theirs.main()
     results = json.loads((tmp_path / "results.json").read_text())
