@@ -90,7 +90,6 @@ def test_variance_ratios_are_those_of_the_benchmark() -> None:
     fitted = "784-50-10, fitted"
     plain, others, best = "plain Eq. 8", "leave-one-out", "control time, pathwise"
     text = " ".join(README.split())
-    design = " ".join((ROOT / "docs/design.md").read_text().split())
     for network, name, readme in (
         (shallow, others, "is {} times lower"),
         (shallow, best, "and {} times with"),
@@ -103,22 +102,6 @@ def test_variance_ratios_are_those_of_the_benchmark() -> None:
     ):
         low, high = span(network, name, plain, "variance_x_time")
         assert readme.format(f"{low:.0f} to {high:.0f}") in text
-        assert f"{low:.0f} to {high:.0f}" in design
-    for network in (shallow, deep, long):
-        for name in (
-            "pathwise",
-            "control readout, pathwise",
-            "control network, pathwise",
-            "control time, pathwise",
-        ):
-            low, high = span(network, name, others, "variance")
-            assert f"{low:.1f} to {high:.1f}" in design
-    found = [span(network, others, "noise from a table", "variance") for network in networks]
-    low, high = min(pair[0] for pair in found), max(pair[1] for pair in found)
-    assert f"({low:.2f} to {high:.2f} times that of fresh noise" in design
-    for network, name in ((deep, "conditional"), (shallow, "antithetic")):
-        low, high = span(network, name, others, "variance")
-        assert f"{low:.1f} to {high:.1f} times" in design
 
 
 def test_speed_is_that_of_the_benchmark() -> None:
@@ -137,27 +120,13 @@ def test_speed_is_that_of_the_benchmark() -> None:
         one = row["milliseconds"] / row["replicas"]
         ratio = "-" if bptt else f"{row['bptt_over_one_replica']:.1f}"
         assert f"| {row['method']} | {row['milliseconds']:.2f} | {one:.3f} | {ratio} |" in text
-    taken = {row["method"]: row["milliseconds"] for row in results["rows"]}
-    gains = {
-        name: taken[f"{name}, torch alone"] / taken[name]
-        for name in taken
-        if f"{name}, torch alone" in taken
-    }
-    way = "NIT, control time, pathwise"
-    assert (
-        f"gains {gains[f'SpikingJelly, {way}']:.2f} times in SpikingJelly's multi-step mode, "
-        f"{gains[f'snnTorch, {way}']:.2f} times in snnTorch"
-    ) in text
-    way = "NIT, noise from a table"
-    both = f"{gains[f'SpikingJelly, {way}']:.2f} and {gains[f'snnTorch, {way}']:.2f} times"
-    assert f"a few passes anyway, {both}" in text
     named = ("NIT, default", "NIT, noise from a table")
     of = {row["method"]: f"1/{row['bptt_over_one_replica']:.0f}" for row in results["rows"]}
     jelly, torch_ = (
         [of[f"{frame}, {way}"] for way in named] for frame in ("SpikingJelly", "snnTorch")
     )
     assert f"in SpikingJelly takes {jelly[0]} of a step" in README
-    assert f'{jelly[1]} with `noise="table"` (in snnTorch {torch_[0]} and {torch_[1]})' in README
+    assert f'{jelly[1]} with `noise_reuse=True` (in snnTorch {torch_[0]} and {torch_[1]})' in README
     ways = [f"readout of a pass, forth and back: {way}" for way in ("as 16", "10 outputs")]
     fast, slow = (f"{single[way]:.1f}" for way in ways)
     assert f"{fast} ms for a whole pass, forth and back, and {slow} as" in text
@@ -187,6 +156,8 @@ def test_memory_is_that_of_the_benchmark() -> None:
     for row in results["rows"]:
         by_method.setdefault(row["method"], {})[row["steps"]] = row
     for method, rows in by_method.items():
+        if method.endswith("replay"):  # a mode that is gone
+            continue
         cells = [f"{r['resident'] / 2**20:.1f} ({r['tensors'] / 2**20:.1f})" for r in rows.values()]
         assert f"| {method} | {' | '.join(cells)} |" in text
     rival, ours = by_method["snnTorch, BPTT"][200], by_method["snnTorch, NIT, bits"][200]
@@ -252,7 +223,7 @@ def test_robustness_is_that_of_the_tables() -> None:
     text = f"keeps {mean('NIT', 'worst'):.1f}% in the worst case of {len(trained[0]['attacks'])}"
     assert f"{text} attacks at {mean('NIT', 'clean'):.1f}% clean" in README
     assert f"of the same size keeps {mean('ReLU', 'worst'):.1f}%" in README
-    assert f"trained by surrogates {mean('STBP-N', 'worst'):.1f}% (means of two runs" in README
+    assert f"trained with surrogates {mean('STBP-N', 'worst'):.1f}% (means of two runs" in README
     wide = json.loads((ROOT / "docs/results/adversarial_mnist_512.json").read_text())["rows"]
     said = "784-512-10 keeps {:.1f}%, and {:.1f}% with ReLU (one run each)"
     assert said.format(*(row["worst"] for row in wide)) in README
