@@ -50,16 +50,16 @@ ROOMS = [
 
 
 def main() -> None:
-    figure, axes = plt.subplots(figsize=(5.2, 8.8), dpi=150)
+    figure, axes = plt.subplots(figsize=(5.2, 8.8), dpi=110)
     axes.set_xlim(0, 10)
-    axes.set_ylim(-len(ROOMS) * 2.0 + 0.55, 0.25)
+    axes.set_ylim(-len(ROOMS) * 2.05 + 0.55, 0.25)
     axes.axis("off")
     for number, (colour, room, what, handed) in enumerate(ROOMS):
-        top = -2.0 * number
+        top = -2.05 * number
         box = FancyBboxPatch(
-            (0.3, top - 1.3),
+            (0.3, top - 1.38),
             9.4,
-            1.3,
+            1.38,
             boxstyle="round,pad=0.02,rounding_size=0.15",
             linewidth=1.6,
             edgecolor=colour,
@@ -67,16 +67,23 @@ def main() -> None:
         )
         axes.add_patch(box)
         axes.text(
-            5, top - 0.3, room, ha="center", va="center", fontsize=12.5, weight="bold", color=colour
+            5,
+            top - 0.27,
+            room,
+            ha="center",
+            va="center",
+            fontsize=12.5,
+            weight="bold",
+            color=colour,
         )
-        axes.text(5, top - 0.85, what, ha="center", va="center", fontsize=10.5, linespacing=1.15)
+        axes.text(5, top - 0.88, what, ha="center", va="center", fontsize=10.5, linespacing=1.15)
         if handed is not None:
             arrow = FancyArrowPatch(
-                (5, top - 1.33), (5, top - 1.97), arrowstyle="-|>", mutation_scale=14, color=colour
+                (5, top - 1.4), (5, top - 2.02), arrowstyle="-|>", mutation_scale=14, color=colour
             )
             axes.add_patch(arrow)
             axes.text(
-                5.3, top - 1.65, handed, ha="left", va="center", fontsize=10.5, style="italic"
+                5.3, top - 1.71, handed, ha="left", va="center", fontsize=10.5, style="italic"
             )
     figure.savefig(TARGET, bbox_inches="tight", pad_inches=0.05)
 
