@@ -7,6 +7,7 @@ estimators work on whole layers.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ class Timeline:
     """
 
     def __init__(self, layer: LayerTrace, segments: list[Segment]) -> None:
-        self.layer = layer
+        self._layer = weakref.ref(layer)  # which holds this: no circle is to be left to Python
         self.segments = segments
         self.spans: dict[Segment, range] = {}
         start = 0
@@ -144,6 +145,12 @@ class Timeline:
         self._firing: Firing | None = None
         self._noise: Tensor | None = None
         self._density: Tensor | None = None
+
+    @property
+    def layer(self) -> LayerTrace:
+        found = self._layer()
+        assert found is not None
+        return found
 
     @property
     def calls(self) -> list[int]:
