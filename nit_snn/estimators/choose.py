@@ -31,6 +31,7 @@ class Choice:
         credit: The kind of credit that "auto" has come to.
         settled: Whether a pass has confirmed it.
         unreached: Whether a layer needs its likelihood ratio, for the loss has no derivative in it.
+        cheap: Whether "auto" may come to a credit with a backward pass, as far as the network goes.
     """
 
     options: Mapping[str, Any]
@@ -38,6 +39,7 @@ class Choice:
     credit: str
     settled: bool = False
     unreached: bool = False
+    cheap: bool = False
     wiener: WienerResidual | None = None
 
     @staticmethod
@@ -48,9 +50,9 @@ class Choice:
         found.wiener = WienerResidual() if options["residual"] == "auto" else None
         if credit == "auto":
             spiking = all(n.why_no_firing_probability() is None for n in neurons)
-            cheap = spiking and not options["forward_only"]
-            found.credit = "layers" if cheap else "none"
-            found.settled = not cheap
+            found.cheap = spiking and not options["forward_only"]
+            found.credit = "layers" if found.cheap else "none"
+            found.settled = not found.cheap
         return found
 
     @property
@@ -136,6 +138,14 @@ class Choice:
         asked = self.options["credit"] not in ("auto", "none") and losses.numel() > 0
         return asked and trace.ledger is not None and not losses.requires_grad
 
+    @property
+    def possible(self) -> tuple[str, ...]:
+        """The kinds of credit that it can come to."""
+        given = self.options["credit"]
+        if given != "auto":
+            return (given,)
+        return ("none", "layers") if self.cheap else ("none",)
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to choose the same."""
         return {
@@ -151,7 +161,9 @@ class Choice:
         return (
             isinstance(state, dict)
             and entries.keys() <= state.keys()
-            and state["credit"] in KINDS
+            and type(state["credit"]) is str
+            and state["credit"] in self.possible
+            and all(type(state[name]) is bool for name in ("settled", "unreached"))
             and (state["wiener"] is None) == (self.wiener is None)
             and (self.wiener is None or self.wiener.fits(state["wiener"]))
         )
