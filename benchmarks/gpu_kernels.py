@@ -187,7 +187,6 @@ def _stream(size: Size, device: torch.device) -> dict[str, Any]:
         "passes": torch.ones(1, dtype=torch.int64, device=device),
         "seed": 1,
         "layer": 0,
-        "layers": 0,
         "replicas": size.replicas,
         "antithetic": False,
     }

@@ -59,11 +59,6 @@ class CudaExecutor:
     ) -> Moved:
         rule = steps.rule
         lif = GIVEN if state is None or rule.lif is None else rule.lif
-        if current.dtype not in TYPES:
-            raise RecordingError(
-                f"The kernels take float32, float16 and bfloat16, not {current.dtype}. Set "
-                "NIT_SNN_BACKEND=torch for such a network."
-            )
         if not steps.several:
             return self._one(steps, current, state, lif)
         planes = empty(len(steps.calls), steps.shape, current.device)
@@ -131,7 +126,10 @@ class CudaExecutor:
         scale = levels(self._scale(gain), inner, self.sigma.device)
         dtype = steps.dtype if steps.several else torch.float32
         if total or not steps.several:
-            found = [self._weighted(weight, scale, run, inner, dtype) for run in runs(steps.calls)]
+            found = [
+                self._weighted(_of_run(weight, run, steps.calls[0]), scale, run, inner, dtype)
+                for run in runs(steps.calls)
+            ]
             whole = found[0] if len(found) == 1 else torch.stack(found).sum(0)
             yield range(count), whole.view(1, *steps.shape)
             return
@@ -219,6 +217,11 @@ class CudaExecutor:
 
     def _stream(self) -> dict[str, Any]:
         return vars(self.noise.stream(self.sigma.device, self.layer.layer))
+
+
+def _of_run(weight: Tensor, run: range, first: int) -> Tensor:
+    """The weights of some calls, from those of all calls since the first."""
+    return weight if weight.dim() == 1 else weight[run.start - first : run.stop - first]
 
 
 def levels(value: float | Tensor, inner: torch.Size, device: torch.device) -> Tensor:

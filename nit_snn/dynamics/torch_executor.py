@@ -34,6 +34,8 @@ class TorchExecutor:
     ) -> None:
         self.noise, self.needs, self.budget, self.binary = noise, needs, budget, binary
         self.level = sigma.detach()
+        #: Whether nobody asks for the noise of single steps where the activity is the same at all.
+        self.sums = needs.plain and not needs.apart and not sigma.requires_grad
         self.sigma = number(self.level)
 
     def advance(
@@ -64,14 +66,18 @@ class TorchExecutor:
     ) -> Moved:
         rule, count, lif = steps.rule, len(steps.calls), steps.rule.lif
         assert lif is not None
-        if len(current) < count:  # the same at all steps: its factor once
+        static = len(current) < count
+        if static:  # the same at all steps: its factor once
             current, lif = current * number(lif.gain), replace(lif, gain=1.0)
         shape = (count, *steps.shape)
         spikes = current.new_empty(shape)
         membranes = current.new_empty(shape) if self.needs.firing else None
-        noises = None
-        if self._keeps(spikes.nbytes):
-            real = torch.float64 if current.dtype == torch.float64 else torch.float32
+        noises = total = None
+        real = torch.float64 if current.dtype == torch.float64 else torch.float32
+        if static and self.sums:
+            if self._keeps(spikes.nbytes // count):
+                total = steps.total = current.new_zeros(steps.shape, dtype=real)
+        elif self._keeps(spikes.nbytes):
             noises = steps.noise = torch.empty(shape, dtype=real, device=current.device)
         for t, call in enumerate(steps.calls):
             noise = self.noise.draw(call, steps.shape, steps.dtype)
@@ -83,6 +89,8 @@ class TorchExecutor:
                 membranes[t] = membrane
             if noises is not None:
                 noises[t] = noise
+            if total is not None:
+                total += self._score(noise)
         return Moved(membranes, spikes, state)
 
     def _keeps(self, size: int) -> bool:

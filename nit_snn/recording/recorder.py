@@ -126,7 +126,7 @@ class Recorder:
         steps = len(update.currents[0].value) if update.several else 1
         shape = current.shape[1:] if update.several else current.shape
         self._admit(layer, shape, current.dtype, inputs)
-        executor = layer.executor or self._executor(layer)
+        executor = layer.executor or self._executor(layer, current.dtype)
         segment = Segment(
             list(range(layer.calls, layer.calls + steps)),
             shape,
@@ -244,11 +244,11 @@ class Recorder:
             linear = any(isinstance(source.module, nn.Linear) for source in sources)
             neuron._fit_sigma(layer.name, shape, linear)
 
-    def _executor(self, layer: LayerTrace) -> Executor:
+    def _executor(self, layer: LayerTrace, dtype: torch.dtype) -> Executor:
         """The layer's, chosen at its first step."""
         binary = layer.neuron in self.binary
         sigma, budget = layer.neuron.sigma, self.trace.budget
-        layer.executor = executor_for(layer.noise, sigma, self.needs, budget, binary)
+        layer.executor = executor_for(layer.noise, sigma, self.needs, budget, binary, dtype)
         return layer.executor
 
     def _keep(self, layer: LayerTrace, segment: Segment, executor: Executor) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import register_synapse
+from .registry import register_synapse
 
 
 @register_synapse(nn.Conv1d)

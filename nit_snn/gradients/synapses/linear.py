@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from . import register_synapse
+from .registry import register_synapse
 
 
 @register_synapse(nn.Linear)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...compat import require
-from .report import WHOLE, AuditReport
-from .statistics import Interval
+from .statistics import WHOLE, Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +17,27 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DODGE = 0.09
 
 
-def draw(report: AuditReport, target: str | Path | Axes | None) -> Figure:
+class Report(Protocol):
+    """What a picture is drawn of: a `nit_snn.AuditReport`."""
+
+    @property
+    def rows(self) -> tuple[Any, ...]: ...
+
+    @property
+    def layers(self) -> tuple[str, ...]: ...
+
+    @property
+    def shown_layers(self) -> tuple[str, ...]: ...
+
+    @property
+    def surrogates(self) -> tuple[str, ...]: ...
+
+    def row(self, surrogate: str, layer: str = WHOLE, noise: bool = True) -> Any: ...
+
+    def label(self, surrogate: str) -> str: ...
+
+
+def draw(report: Report, target: str | Path | Axes | None) -> Figure:
     """See `AuditReport.plot`."""
     figures = require("matplotlib.figure", extra="train")
     if target is not None and not isinstance(target, str | Path):
@@ -38,7 +57,7 @@ def draw(report: AuditReport, target: str | Path | Axes | None) -> Figure:
     return figure
 
 
-def overview(report: AuditReport, axes: Axes) -> None:
+def overview(report: Report, axes: Axes) -> None:
     """The cosine of the whole network: a line per surrogate, a filled dot with noise."""
     for y, name in enumerate(report.surrogates):
         found = {noise: report.row(name, noise=noise) for noise in (True, False)}
@@ -65,7 +84,7 @@ def overview(report: AuditReport, axes: Axes) -> None:
     _legend(axes)
 
 
-def by_layer(report: AuditReport, panels: Any) -> None:
+def by_layer(report: Report, panels: Any) -> None:
     """Cosine and norm ratio of each layer in the network's order; with noise, and without.
 
     Args:
@@ -93,7 +112,7 @@ def by_layer(report: AuditReport, panels: Any) -> None:
 
 def _line(
     axes: Axes,
-    report: AuditReport,
+    report: Report,
     name: str,
     noise: bool,
     shift: float,
@@ -114,7 +133,7 @@ def _line(
 
 def _point(
     axes: Axes,
-    report: AuditReport,
+    report: Report,
     name: str,
     noise: bool,
     place: float,
@@ -146,11 +165,11 @@ def _legend(axes: Axes) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
 
 
-def _colour(report: AuditReport, name: str) -> str:
+def _colour(report: Report, name: str) -> str:
     """The same in every audit of the same surrogates."""
     names = list(dict.fromkeys(row.surrogate for row in report.rows))
     return _COLOURS[names.index(name) % len(_COLOURS)]
 
 
-def _whole(report: AuditReport) -> list[Any]:
+def _whole(report: Report) -> list[Any]:
     return [row for row in report.rows if row.layer == WHOLE]

@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .statistics import NOT_FINITE, UNRESOLVED, ZERO, Interval
+from .statistics import NOT_FINITE, UNRESOLVED, WHOLE, ZERO, Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: The name that all compared layers together go by.
-WHOLE = "whole network"
 _EXPLAINED = {
     UNRESOLVED: "the unbiased gradient cannot be told from zero; take more replicas or passes",
     ZERO: "the surrogate's gradient cannot be told from zero",

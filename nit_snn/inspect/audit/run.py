@@ -13,8 +13,8 @@ from ...errors import AuditError
 from ...learner import NITLearner
 from ...training.saved_state import is_seed
 from ...validation.to_python_scalar import is_number, is_whole, to_python_scalar
-from .report import WHOLE, AuditReport, Closest, Row
-from .statistics import UNRESOLVED, Products, gram, t_quantile
+from .report import AuditReport, Closest, Row
+from .statistics import UNRESOLVED, WHOLE, Products, gram, t_quantile
 from .subject import Forward, Gradient, Loss, Sigma, Subject
 from .surrogates import Candidate, Surrogate, candidates
 

@@ -16,6 +16,8 @@ from functools import cache
 
 from torch import Tensor
 
+#: The name that all compared layers together go by.
+WHOLE = "whole network"
 # Why a cosine may be missing.
 UNRESOLVED = "unresolved"
 ZERO = "surrogate ~ 0"
