@@ -272,7 +272,7 @@ class NITLearner(LearnerState):
             if self.on_nonfinite != "skip":
                 raise
             return self._skip(error.mean)
-        if self._choice.learn_from(found):
+        if values.numel() and self._choice.learn_from(found):
             print(f"nit_snn: {self._choice.describe()}", file=sys.stderr)
         self._session.warn.after_learning(self.net)
         return total

@@ -123,15 +123,15 @@ class Choice:
         return residual.weight("") > 0
 
     def learn_from(self, found: Estimate) -> bool:
-        """Takes in what a pass has shown; whether that has settled an "auto"."""
+        """Takes in what a pass has shown; whether that has settled an "auto", or changed it."""
         if self.kind == "none":
             return False
         layers = set(found.weights)
-        before, self.settled = self.settled, True
+        before, self.settled = (self.settled, self.credit), True
         self.unreached = bool(layers - found.reached)
         if not found.reached and self.options["credit"] == "auto":
             self.credit = "none"
-        return not before
+        return before != (True, self.credit)
 
     def rules_out(self, trace: PassTrace, losses: Tensor) -> bool:
         """Whether losses cannot be what an explicit credit asks for."""
