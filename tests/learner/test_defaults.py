@@ -86,6 +86,25 @@ def test_after_the_fall_back_it_is_the_estimate_that_one_can_ask_for() -> None:
             torch.testing.assert_close(a, b)
 
 
+def test_a_loss_that_loses_its_derivative_later_changes_the_choice(capsys: Any) -> None:
+    learner = NITLearner(spiking(), seed=0)
+    step(learner)
+    assert all(g.abs().sum() > 0 for g in step(learner, wrong))
+    assert learner.replicas == 16
+    first, second = capsys.readouterr().err.splitlines()
+    assert "credit='layers'" in first and "credit='none'" in second
+
+
+def test_an_empty_batch_settles_nothing(capsys: Any) -> None:
+    learner = NITLearner(spiking(), seed=0)
+    with learner.record():
+        out = learner.net(learner.expand(X[:0]))
+    learner.backward(out.sum(1))
+    assert learner.replicas == 1 and capsys.readouterr().err == ""
+    step(learner)
+    assert learner.replicas == 1 and "credit='layers'" in repr(learner)
+
+
 @pytest.mark.parametrize("option", ["forward_only", "activations"])
 def test_without_a_backward_pass_it_is_the_plain_likelihood_ratio(option: str) -> None:
     net = spiking()
