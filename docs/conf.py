@@ -74,7 +74,10 @@ nitpick_ignore_regex = [
     # Internals that documented classes are made of.
     (r"py:.*", r"nit_snn\.(recording|noise|dynamics|training\.distributed)\..*"),
     (r"py:.*", r"(Any|Tensor|Figure|Axes|Path|Iterator|Callable|Mapping|nn\..*|pathlib\..*)"),
-    (r"py:.*", r"(Seen|NodeState|Input|optional|scalar|Rows|dict\[.*|NDArray|uint8|_.*|typing\..*)"),
+    (
+        r"py:.*",
+        r"(Seen|NodeState|Input|optional|scalar|Rows|dict\[.*|NDArray|uint8|_.*|typing\..*)",
+    ),
 ]
 
 

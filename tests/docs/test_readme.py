@@ -126,7 +126,7 @@ def test_speed_is_that_of_the_benchmark() -> None:
         [of[f"{frame}, {way}"] for way in named] for frame in ("SpikingJelly", "snnTorch")
     )
     assert f"in SpikingJelly takes {jelly[0]} of a step" in README
-    assert f'{jelly[1]} with `noise_reuse=True` (in snnTorch {torch_[0]} and {torch_[1]})' in README
+    assert f"{jelly[1]} with `noise_reuse=True` (in snnTorch {torch_[0]} and {torch_[1]})" in README
     ways = [f"readout of a pass, forth and back: {way}" for way in ("as 16", "10 outputs")]
     fast, slow = (f"{single[way]:.1f}" for way in ways)
     assert f"{fast} ms for a whole pass, forth and back, and {slow} as" in text
