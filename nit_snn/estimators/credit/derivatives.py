@@ -104,18 +104,24 @@ def surrogate_chain(timeline: Timeline) -> Tensor | None:
     return kept.add_(timeline.density * fall)
 
 
-def read_factor(timeline: Timeline) -> Tensor | float:
-    """The derivative in the drifts of the membranes as they are handed out, (T, N, *).
+def handed_out(timeline: Timeline) -> tuple[Tensor | float, Tensor | float]:
+    """The derivatives of the membranes as they are handed out, (T, N, *): in the membranes before
+    their reset, given the spikes, and in the spikes.
 
     snnTorch hands them out before their reset, SpikingJelly after it.
     """
     rule, firing = timeline.rule, timeline.firing
     if rule.leave is None:
-        return 1.0
+        return 1.0, 0.0
     at = torch.full_like(firing.spike[:1], 1.0) * number(rule.threshold)
     fall = rule.leave(at, torch.ones_like(at)) - at
-    kept = 1 - firing.spike if rule.wiped else torch.ones_like(firing.spike)
-    return kept + timeline.density * fall
+    return 1 - firing.spike if rule.wiped else torch.ones_like(firing.spike), fall
+
+
+def read_factor(timeline: Timeline) -> Tensor | float:
+    """Their derivative in the drifts, likewise."""
+    kept, fall = handed_out(timeline)
+    return kept + timeline.density * fall if isinstance(fall, Tensor) else kept
 
 
 def conditioned_chain(timeline: Timeline) -> Tensor | None:
