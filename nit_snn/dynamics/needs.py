@@ -18,6 +18,7 @@ class Needs:
         guarded: Whether membranes may be read by nobody, since scores are conditioned on spikes.
         apart: Whether the scores of single steps are asked for, and not only sums over steps with
             the same activity.
+        outputs: Whether what the network returns is asked for.
     """
 
     signs: bool = False
@@ -26,6 +27,7 @@ class Needs:
     reach: str | None = None
     guarded: bool = False
     apart: bool = False
+    outputs: bool = False
 
     @property
     def plain(self) -> bool:

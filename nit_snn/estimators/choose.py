@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +12,8 @@ from ..neurons.base import NoisyNeuron
 from ..recording.trace import PassTrace
 from ..training.distributed import Ranks
 from .baselines import Sharing
-from .credit import KINDS
+from .credit import Credit, make_credit
+from .credit.feedback import FeedbackCredit
 from .estimator import Estimate, Estimator
 from .residual import FixedResidual, Residual, WienerResidual
 from .scores import NoiseScore, SpikeScore
@@ -41,6 +42,7 @@ class Choice:
     unreached: bool = False
     cheap: bool = False
     wiener: WienerResidual | None = None
+    credits: dict[str, Credit] = field(default_factory=dict)
 
     @staticmethod
     def of(options: Mapping[str, Any], neurons: Iterable[NoisyNeuron], ranks: Ranks) -> Choice:
@@ -50,8 +52,8 @@ class Choice:
         found.wiener = WienerResidual() if options["residual"] == "auto" else None
         if credit == "auto":
             spiking = all(n.why_no_firing_probability() is None for n in neurons)
-            found.cheap = spiking and not options["forward_only"]
-            found.credit = "layers" if found.cheap else "none"
+            found.cheap = spiking
+            found.credit = found.possible[-1]
             found.settled = not found.cheap
         return found
 
@@ -97,6 +99,12 @@ class Choice:
             and options["baseline"] == "leave-one-out"
         )
 
+    def credit_of(self, kind: str) -> Credit:
+        """The credit of a kind, which may have learned something."""
+        if kind not in self.credits:
+            self.credits[kind] = make_credit(kind, self.ranks)
+        return self.credits[kind]
+
     @property
     def estimator(self) -> Estimator:
         """The estimator of the next pass."""
@@ -105,7 +113,7 @@ class Choice:
         return Estimator(
             score,
             self.options["baseline"],
-            KINDS[self.kind],
+            self.credit_of(self.kind),
             self.residual,
             Sharing(self.options["antithetic"]),
             self.options["per_step_losses"],
@@ -129,7 +137,8 @@ class Choice:
         layers = set(found.weights)
         before, self.settled = (self.settled, self.credit), True
         self.unreached = bool(layers - found.reached)
-        if not found.reached and self.options["credit"] == "auto":
+        lost = self.unreached if self.credit == "feedback" else not found.reached
+        if lost and self.options["credit"] == "auto":
             self.credit = "none"
         return before != (True, self.credit)
 
@@ -139,12 +148,20 @@ class Choice:
         return asked and trace.ledger is not None and not losses.requires_grad
 
     @property
+    def feedback(self) -> FeedbackCredit | None:
+        """What has learned something, if anything has to."""
+        found = self.credit_of("feedback") if "feedback" in self.possible else None
+        return found if isinstance(found, FeedbackCredit) else None
+
+    @property
     def possible(self) -> tuple[str, ...]:
         """The kinds of credit that it can come to."""
         given = self.options["credit"]
         if given != "auto":
             return (given,)
-        return ("none", "layers") if self.cheap else ("none",)
+        if not self.cheap:
+            return ("none",)
+        return ("none", "feedback" if self.options["forward_only"] else "layers")
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to choose the same."""
@@ -153,6 +170,7 @@ class Choice:
             "settled": self.settled,
             "unreached": self.unreached,
             "wiener": None if self.wiener is None else self.wiener.state_dict(),
+            "feedback": None if self.feedback is None else self.feedback.state_dict(),
         }
 
     def fits(self, state: Any) -> bool:
@@ -166,6 +184,8 @@ class Choice:
             and all(type(state[name]) is bool for name in ("settled", "unreached"))
             and (state["wiener"] is None) == (self.wiener is None)
             and (self.wiener is None or self.wiener.fits(state["wiener"]))
+            and (state["feedback"] is None) == (self.feedback is None)
+            and (self.feedback is None or self.feedback.fits(state["feedback"]))
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -174,6 +194,8 @@ class Choice:
         self.settled, self.unreached = bool(state["settled"]), bool(state["unreached"])
         if self.wiener is not None:
             self.wiener.load_state_dict(state["wiener"])
+        if self.feedback is not None:
+            self.feedback.load_state_dict(state["feedback"])
 
     def describe(self) -> str:
         """In words, for `repr` and for what is printed once."""

@@ -23,7 +23,6 @@ from . import surrogate
 from .baselines import INDEPENDENT, Sharing, advantages
 from .control_coefficients import coefficients
 from .credit import Credit
-from .credit.derivatives import reached
 from .residual import Residual
 from .scores import Coefficients, LayerCotangents, Score
 
@@ -90,6 +89,7 @@ class Estimator:
             reach=self.credit.reach,
             guarded=guarded,
             apart=self.per_step,
+            outputs=self.credit.learns,
         )
 
     def why_not(self, neuron: NoisyNeuron) -> str | None:
@@ -114,9 +114,11 @@ class Estimator:
         if known:
             exact = all(self.residual.weight(layer.name) == 1 for layer in layers)
             self.credit.collect(trace, losses, conditioned and exact)
-            found.reached = {layer for layer in layers if reached(layer)}
+            found.reached = {layer for layer in layers if self.credit.reaches(layer)}
             if not exact or measure:
-                found.cheap = {x: surrogate.cotangents(x, rows) for x in found.reached}
+                found.cheap = {
+                    layer: surrogate.cotangents(layer, self.credit, rows) for layer in found.reached
+                }
                 if conditioned and self.credit.reach == "time":
                     self.credit.collect(trace, losses, conditioned)
         for layer in layers:
@@ -127,6 +129,7 @@ class Estimator:
             weight, credit = self._weigh(trace, losses.detach(), found.reached, rows)
             for layer in counts:
                 found.unbiased[layer] = self.score.cotangents(layer, weight, credit.get(layer))
+        self.credit.learn(trace)
         return found
 
     def _weigh(

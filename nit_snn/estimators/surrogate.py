@@ -16,15 +16,17 @@ from torch import Tensor
 
 from ..dynamics.lif import number
 from ..recording.trace import Chunk, LayerTrace, Timeline
-from .credit.derivatives import derivatives, read_factor, surrogate_chain
+from .credit import Credit
+from .credit.derivatives import handed_out, read_factor, surrogate_chain
 from .scores import LayerCotangents
 
 
-def cotangents(layer: LayerTrace, rows: int) -> LayerCotangents:
+def cotangents(layer: LayerTrace, credit: Credit, rows: int) -> LayerCotangents:
     """The cheap estimate of a layer whose derivatives were collected.
 
     Args:
         layer: The layer.
+        credit: What has collected them.
         rows: Over how many rows the loss is averaged.
     """
     level = layer.neuron.sigma
@@ -32,7 +34,7 @@ def cotangents(layer: LayerTrace, rows: int) -> LayerCotangents:
     found: list[Chunk] = []
     for timeline in layer.timelines:
         density = timeline.density
-        gradient, read = derivatives(timeline)
+        gradient, read = credit.gradients(timeline)
         values = gradient * density
         if read is not None:
             values += read * read_factor(timeline)
@@ -54,7 +56,10 @@ def _of_sigma(
     """The noise level's: `dp/dsigma = a phi(a) / sigma`, `du/dsigma = eps`."""
     firing, rule = timeline.firing, timeline.rule
     assert firing.noise is not None
-    spiked, left = gradient, torch.zeros_like(gradient) if read is None else read
+    spiked, left = gradient, torch.zeros_like(gradient)
+    if read is not None:
+        of_membranes, of_spikes = handed_out(timeline)
+        spiked, left = spiked + read * of_spikes, read * of_membranes
     if later is not None:
         fall = 0.0 if rule.jump is None else rule.jump(number(rule.threshold))
         kept = 1 - firing.spike if rule.wiped else 1.0

@@ -55,16 +55,14 @@ class Update:
         mean = losses.sum() / max(1, losses.shape[-1] * ranks.size)
         total = ranks.sum(mean.detach())  # no exchange may fail once `.grad` is written
         signed = self.estimator.score.signs
-        if measure and isinstance(residual, WienerResidual):
-            outputs, cotangents = self._measured(trace, found, residual, parameters)
-            whole = True
-        else:
-            gathered = Accumulator(trace, signed).add_layers(found.parts())
-            gathered.follow_held([mean] if mean.requires_grad else [])
-            outputs, cotangents = gathered.all_outputs()
-            whole = not gathered.outputs
         if isinstance(residual, WienerResidual):
+            if measure:
+                self._measure(trace, found, residual, parameters)
             residual.passes += 1
+        gathered = Accumulator(trace, signed).add_layers(found.parts())
+        gathered.follow_held([mean] if mean.requires_grad else [])
+        outputs, cotangents = gathered.all_outputs()
+        whole = not gathered.outputs
         # Whatever comes through a graph, or from other processes, is known only afterwards.
         whole = whole and not (mean.requires_grad or ranks.shares)
         known = dict(zip(outputs, cotangents, strict=True)) if whole else None
@@ -83,39 +81,28 @@ class Update:
             raise
         return total, found
 
-    def _measured(
+    def _measure(
         self,
         trace: PassTrace,
         found: Estimate,
         residual: WienerResidual,
         parameters: list[nn.Parameter],
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """The gradient by layer, with weights that this pass's residuals have a part in."""
-        total: dict[Tensor, Tensor] = {}
+    ) -> None:
+        """What the residual of each layer is worth, for the passes to come."""
         signed = self.estimator.score.signs
         mask = _first_half(trace)
 
         def gradient(part: LayerCotangents) -> dict[Tensor, Tensor]:
             return Accumulator(trace, signed).add_layers([part]).gradients(parameters)
 
-        for layer in found.weights:
-            if layer not in found.reached:
-                _add(total, gradient(found.unbiased[layer]), 1.0)
-                continue
-            cheap, exact = _held(found.cheap[layer]), _held(found.unbiased[layer])
-            cheap_of = [gradient(_rows(cheap, rows)) for rows in (mask, 1 - mask)]
-            exact_of = [gradient(_rows(exact, rows)) for rows in (mask, 1 - mask)]
-            rest = [_less(u, k) for u, k in zip(exact_of, cheap_of, strict=True)]
-            weight = residual.weight(layer.name)
+        for layer in found.reached:
+            cheap, exact = (_held(parts[layer]) for parts in (found.cheap, found.unbiased))
+            found.cheap[layer], found.unbiased[layer] = cheap, exact
+            rest = [
+                _less(gradient(_rows(exact, rows)), gradient(_rows(cheap, rows)))
+                for rows in (mask, 1 - mask)
+            ]
             residual.update(layer.name, *halves(*rest))
-            for own, left in zip(cheap_of, rest, strict=True):
-                _add(total, own, 1.0)
-                _add(total, left, weight)
-            sigma = layer.neuron.sigma
-            if cheap.sigma is not None and exact.sigma is not None:
-                _add(total, {sigma: cheap.sigma}, 1 - weight)
-                _add(total, {sigma: exact.sigma}, weight)
-        return list(total), [gradient.to(p.dtype) for p, gradient in total.items()]
 
 
 def _first_half(trace: PassTrace) -> Tensor:
@@ -144,10 +131,3 @@ def _rows(part: LayerCotangents, mask: Tensor) -> LayerCotangents:
 def _less(one: Mapping[Tensor, Tensor], other: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
     nothing = torch.zeros(())
     return {p: one.get(p, nothing) - other.get(p, nothing) for p in {**one, **other}}
-
-
-def _add(total: dict[Tensor, Tensor], more: Mapping[Tensor, Tensor], weight: float) -> None:
-    if weight:
-        for parameter, gradient in more.items():
-            held = total.get(parameter)
-            total[parameter] = gradient * weight if held is None else held + gradient * weight

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,7 @@ from .memory_budget import MemoryBudget
 from .recorder import Recorder
 from .stale_state import StaleState
 from .synapse_taps import SynapseTap
+from .trace import PassTrace
 
 
 @dataclass(eq=False)
@@ -84,6 +85,7 @@ class Session:
                 eager(),
                 coupled_batch_norms(self.net, lambda: recorder.trace.begun) as coupled,
                 recorder.running(self.taps),
+                _outputs_of(self.net, recorder.trace) if needs.outputs else nullcontext(),
             ):
                 yield
         except BaseException:
@@ -153,3 +155,18 @@ class Session:
                 f"{name}() inside a recorded pass would take what it records away. Call it before "
                 "the pass, or after it."
             )
+
+
+@contextmanager
+def _outputs_of(net: nn.Module, trace: PassTrace) -> Iterator[None]:
+    """Inside, what the network returns is put down in the trace."""
+
+    def look(_module: nn.Module, _inputs: object, output: object) -> None:
+        found = output if isinstance(output, (tuple, list)) else (output,)
+        trace.outputs += [x for x in found if isinstance(x, Tensor)]
+
+    handle = net.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -352,6 +352,7 @@ class PassTrace:
         budget: Bytes that may be kept.
         carried: Layers that started from what the last pass left.
         coupled: BatchNorms whose statistics let rows depend on each other's noise.
+        outputs: What the network has returned, tensor by tensor, if that is asked for.
     """
 
     layers: Mapping[NoisyNeuron, LayerTrace]
@@ -362,6 +363,7 @@ class PassTrace:
     budget: MemoryBudget = field(default_factory=MemoryBudget)
     carried: list[str] = field(default_factory=list)
     coupled: list[str] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
 
     @property
     def replicas(self) -> int:
@@ -379,7 +381,7 @@ class PassTrace:
 
     def release(self) -> None:
         """Lets go of all that was recorded; a guarded membrane may outlive it."""
-        self.layers, self.held, self.ledger = {}, [], None
+        self.layers, self.held, self.ledger, self.outputs = {}, [], None, []
 
 
 def rows_first(weight: Tensor, like: Tensor) -> Tensor:

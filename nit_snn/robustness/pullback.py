@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import ClassifierError
-from ..estimators.credit import KINDS
+from ..estimators.credit import make_credit
 from ..estimators.estimator import Estimator
 from ..estimators.residual import FixedResidual
 from ..estimators.scores import NoiseScore, SpikeScore
@@ -123,7 +123,7 @@ class Pass:
 def lr_estimator(conditional: bool, credit: str) -> Estimator:
     """The unbiased estimator with these options of a `NoisyClassifier`."""
     score = SpikeScore() if conditional else NoiseScore()
-    return Estimator(score, "leave-one-out", KINDS[credit], FixedResidual(1.0))
+    return Estimator(score, "leave-one-out", make_credit(credit), FixedResidual(1.0))
 
 
 class LikelihoodRatio(torch.autograd.Function):

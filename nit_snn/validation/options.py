@@ -103,7 +103,7 @@ def check_together(given: Mapping[str, Any]) -> None:
             f"credit='none' leaves nothing but the residual, so residual={residual!r} would scale "
             "the gradient. Leave it out."
         )
-    if follows and given["forward_only"]:
+    if follows and credit != "feedback" and given["forward_only"]:
         raise AttachError(f"credit={credit!r} needs a backward pass; forward_only=True has none.")
     exact = follows and _is_positive(residual)
     if exact and given["baseline"] != "leave-one-out":

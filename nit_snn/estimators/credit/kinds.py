@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ...recording.trace import PassTrace, Timeline
+from ...recording.trace import LayerTrace, PassTrace, Timeline
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,7 @@ class Credit(Protocol):
     Attributes:
         name: As the option `credit` has it.
         reach: How far a backward pass through the spikes goes; None for no such pass.
+        learns: Whether it looks at the network's outputs, and learns from pass to pass.
     """
 
     @property
@@ -39,6 +40,9 @@ class Credit(Protocol):
 
     @property
     def reach(self) -> str | None: ...
+
+    @property
+    def learns(self) -> bool: ...
 
     def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
         """Asks the loss for its derivatives.
@@ -48,6 +52,18 @@ class Credit(Protocol):
             losses: With their graph.
             conditioned: Whether membranes are followed given their spikes.
         """
+        ...
+
+    def learn(self, trace: PassTrace) -> None:
+        """Takes in a pass, after its estimate was made."""
+        ...
+
+    def reaches(self, layer: LayerTrace) -> bool:
+        """Whether the losses are known to depend on a layer's spikes or membranes."""
+        ...
+
+    def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
+        """The losses' derivatives in spikes, and in the membranes that were read, (T, N, *)."""
         ...
 
     def known(self, timeline: Timeline, conditioned: bool) -> Known:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...recording.trace import PassTrace, Timeline
+from ...recording.trace import LayerTrace, PassTrace, Timeline
 from .kinds import Known
 
 
@@ -16,9 +16,19 @@ class NoCredit:
 
     name: str = "none"
     reach: str | None = None
+    learns: bool = False
 
     def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
         """Nothing is asked of the loss."""
+
+    def learn(self, trace: PassTrace) -> None:
+        """Nothing is learned."""
+
+    def reaches(self, layer: LayerTrace) -> bool:
+        return False
+
+    def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
+        raise AssertionError("no layer is ever reached")
 
     def known(self, timeline: Timeline, conditioned: bool) -> Known:
         raise AssertionError("no layer is ever reached")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...recording.trace import PassTrace, Timeline
-from .derivatives import collect, derivatives
+from ...recording.trace import LayerTrace, PassTrace, Timeline
+from .derivatives import collect, derivatives, reached
 from .kinds import Known
 
 
@@ -17,9 +17,19 @@ class ReadoutCredit:
 
     name: str = "readout"
     reach: str | None = "last"
+    learns: bool = False
 
     def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
         collect(trace, losses, conditioned)
+
+    def learn(self, trace: PassTrace) -> None:
+        """Nothing is learned."""
+
+    def reaches(self, layer: LayerTrace) -> bool:
+        return reached(layer)
+
+    def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
+        return derivatives(timeline)
 
     def known(self, timeline: Timeline, conditioned: bool) -> Known:
         return Known(derivatives(timeline)[0])

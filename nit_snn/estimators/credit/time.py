@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...dynamics.lif import number
-from ...recording.trace import PassTrace, Timeline
-from .derivatives import collect, conditioned_jump, derivatives, later_drifts
+from ...recording.trace import LayerTrace, PassTrace, Timeline
+from .derivatives import collect, conditioned_jump, derivatives, later_drifts, reached
 from .kinds import Known
 
 
@@ -18,9 +18,19 @@ class TimeCredit:
 
     name: str = "time"
     reach: str | None = "time"
+    learns: bool = False
 
     def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
         collect(trace, losses, conditioned)
+
+    def learn(self, trace: PassTrace) -> None:
+        """Nothing is learned."""
+
+    def reaches(self, layer: LayerTrace) -> bool:
+        return reached(layer)
+
+    def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
+        return derivatives(timeline)
 
     def known(self, timeline: Timeline, conditioned: bool) -> Known:
         """`c_t = g_t + f_{t+1} jump`; given the spikes also `w_t = carry f_{t+1}`."""
