@@ -24,9 +24,11 @@ closes_itself = pytest.mark.skipif(
 )
 
 
-def gradients(net: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+def gradients(
+    net: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor, **options: Any
+) -> list[Tensor]:
     """The estimates for one batch, (T, N, *), with the noise of one seed."""
-    learner = NITLearner(net, replicas=REPLICAS, credit="none", seed=5)
+    learner = NITLearner(net, **{"replicas": REPLICAS, "credit": "none", "seed": 5, **options})
     net.zero_grad()
     functional.reset_net(net)
     with learner.record():
@@ -114,16 +116,23 @@ RUNS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"credit": "auto", "replicas": 1}, {"credit": "time", "residual": 1}],
+    ids=["none", "auto", "time"],
+)
 @pytest.mark.parametrize("name", RUNS)
-def test_ways_of_running_a_sequence_give_the_same_gradient(name: str) -> None:
+def test_ways_of_running_a_sequence_give_the_same_gradient(
+    name: str, options: dict[str, Any]
+) -> None:
     net = swap_neurons(SpikingJellyNet(steps=STEPS))
     x = torch.randn(STEPS, BATCH, 4)
-    plain = gradients(net, net.body, x)
+    plain = gradients(net, net.body, x, **options)
     functional.set_step_mode(net, "s" if name == "multi_step_forward" else "m")
     if name == "seq_to_ann_forward":
         functional.set_step_mode(net.body[0], "s")
         functional.set_step_mode(net.body[2], "s")
-    assert same(gradients(net, lambda seq: RUNS[name](net, seq), x), plain)
+    assert same(gradients(net, lambda seq: RUNS[name](net, seq), x, **options), plain)
 
 
 def test_temporal_efficient_training_as_one_number_per_row() -> None:
