@@ -192,6 +192,7 @@ def picture(networks: dict[str, list[dict[str, Any]]], path: Path) -> None:
         len(panels),
         figsize=(11, 4.8 * len(networks)),
         sharey=True,
+        squeeze=False,
         layout="constrained",
     )
     for (title, stages), line in zip(networks.items(), axes, strict=True):

@@ -195,6 +195,15 @@ def dense(*sizes: int) -> list[nn.Module]:
     return [nn.Linear(n, m) for n, m in pairwise(sizes)]
 
 
+# The likelihood ratio alone: what part of these losses has a derivative does not lead far.
+WITHOUT_GRADIENT: dict[str, Any] = {
+    "steps": 8,
+    "epochs": 10,
+    "replicas": 32,
+    "credit": "none",
+    "lr": 2e-3,
+    "conditional": True,
+}
 EXPERIMENTS = {
     "deep": Experiment(
         lambda args: Layers(
@@ -232,14 +241,14 @@ EXPERIMENTS = {
         spread=(1.0, 0.5),
         sigma=(1.0, 1.0),
         loss=zero_one,
-        settings={"steps": 8, "epochs": 10, "replicas": 32, "lr": 2e-3, "conditional": True},
+        settings=WITHOUT_GRADIENT,
     ),
     "first-spike": Experiment(
         lambda args: Layers(*dense(784, 100, 10), steps=args.steps, decide=earliest_then_most),
         spread=(1.0, 0.5),
         sigma=(1.0, 1.0),
         loss=late_and_costly,
-        settings={"steps": 8, "epochs": 10, "replicas": 32, "lr": 2e-3, "conditional": True},
+        settings=WITHOUT_GRADIENT,
     ),
 }
 

@@ -72,6 +72,7 @@ def committed() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.full
 def test_bytes_of_the_model_are_those_of_a_real_step(
     small: dict[str, Any], scaling: ModuleType, model: ModuleType
 ) -> None:
@@ -86,6 +87,7 @@ def test_bytes_of_the_model_are_those_of_a_real_step(
     assert seen == {(1, "replicas"), (2, "replicas"), (2, "samples")}
 
 
+@pytest.mark.full
 def test_the_measurement_has_all_it_takes(small: dict[str, Any], scaling: ModuleType) -> None:
     assert {"command", "seed", "versions", "machine", "rounds"} <= set(small)
     for row in small["rows"]:
@@ -179,14 +181,15 @@ def test_at_the_break_even_width_both_take_as_long(model: ModuleType, tables: Mo
             assert compute == pytest.approx(latency + moved)
 
 
-@pytest.mark.parametrize("memory", ["bits", "scores"])
+@pytest.mark.parametrize("recompute", [True, False])
 def test_what_is_kept_is_what_a_pass_keeps(
-    scaling: ModuleType, model: ModuleType, memory: str
+    scaling: ModuleType, model: ModuleType, recompute: bool
 ) -> None:
     """Bits and scores that the recording holds; autograd saves spikes if there is room for them."""
     step = model.Step([6, 5, 7, 3], 11, 4, 2)
     net = swap_neurons(scaling.Net(step.widths, step.steps))
-    learner = NITLearner(net, replicas=step.replicas, seed=0, memory=memory)
+    options = {"credit": "none", "recompute": recompute}
+    learner = NITLearner(net, replicas=step.replicas, seed=0, **options)
     saved: list[int] = []
 
     def pack(x: torch.Tensor) -> torch.Tensor:
@@ -197,16 +200,15 @@ def test_what_is_kept_is_what_a_pass_keeps(
         xr = learner.expand(torch.rand(4, 6))
         out = net(xr)
     F.cross_entropy(out, torch.zeros(8, dtype=torch.long), reduction="none")
-    expected = model.kept_bytes(step, memory == "scores")
-    traces = list(learner._recording.traces.values())
-    activities = [trace.events[0].targets[0].source.activity for trace in traces]
+    expected = model.kept_bytes(step, not recompute)
+    segments = [layer.segments for layer in learner._session.recorder.trace.layers.values()]
+    activities = [own[0].inputs[0].source.activity for own in segments]
     assert activities[0].untyped_storage().nbytes() == expected["input"] == xr.numel() * 4
     # The last layer's, 7 for each 5, are in the readout's graph: as bits, or as numbers.
     assert activities[1].bits.numel() == expected["bits"] * 5 // 12
-    layers = [trace.layer for trace in traces if trace.layer]
-    scores = [s.drift for own in layers for s in (*own.kept.values(), *own.totals.values())]
-    assert sum(4 * s.numel() for s in scores) == expected["noise"]
-    assert (11 * 8 * 7 in saved) == (memory == "scores")
+    kept = [noise for own in segments for s in own for noise in (s.noise, s.total)]
+    assert sum(4 * noise.numel() for noise in kept if noise is not None) == expected["noise"]
+    assert (11 * 8 * 7 in saved) == (not recompute)
 
 
 def test_the_numbers_in_the_document_are_those_of_the_results(

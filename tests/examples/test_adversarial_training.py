@@ -46,6 +46,7 @@ def run(work: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
     return json.loads((work / "adversarial_mnist_6.json").read_text())
 
 
+@pytest.mark.full
 def test_all_methods_are_trained_and_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +204,7 @@ def test_a_trained_network_is_certified_with_the_steps_it_has(
         certify.main(["--checkpoint", str(tmp_path / "none"), "--output", str(tmp_path)])
 
 
-@pytest.mark.parametrize("hidden", [50, 512])
+@pytest.mark.parametrize("hidden", [50, pytest.param(512, marks=pytest.mark.full)])
 def test_the_search_writes_its_trials_and_leaves_out_finished_ones(
     hidden: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +237,7 @@ def test_the_search_writes_its_trials_and_leaves_out_finished_ones(
     assert all(f"| {name} |" in text for name in relu)
 
 
+@pytest.mark.full
 def test_mean_rates_are_what_the_noisy_network_computes_on_average(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

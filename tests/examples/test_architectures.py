@@ -85,7 +85,13 @@ def test_neurons_without_memory_know_the_last_row_only(architectures: Any, tmp_p
 def test_results_are_written_with_their_references(
     architectures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = ["--epochs", "1", "--replicas", "2", "--batch-size", "1000", "--output", str(tmp_path)]
+    whole = architectures.split
+
+    def cut(*args: Any, **options: Any) -> Any:
+        return Splits(*(TensorDataset(*part[:1500]) for part in whole(*args, **options)))
+
+    monkeypatch.setattr(architectures, "split", cut)
+    short = ["--epochs", "1", "--replicas", "2", "--batch-size", "500", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["architectures.py", "recurrent", *short])
     architectures.main()
     results = json.loads((tmp_path / "results.json").read_text())

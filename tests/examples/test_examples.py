@@ -12,7 +12,7 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SHORT = ["--epochs", "2", "--replicas", "8", "--batch-size", "200", "--seed", "1"]
+SHORT = ["--epochs", "2", "--batch-size", "200", "--seed", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +28,19 @@ def run(name: str, output: Path, monkeypatch: pytest.MonkeyPatch, *arguments: st
     return json.loads((output / "results.json").read_text())
 
 
+def few(training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few images that an epoch is four batches."""
+    whole = training.split
+
+    def cut(*args: Any, **options: Any) -> Any:
+        parts = whole(*args, **options)
+        for part in parts:
+            part.tensors = tuple(t[:700] for t in part.tensors)
+        return parts
+
+    monkeypatch.setattr(training, "split", cut)
+
+
 def without_times(results: Any) -> Any:
     for row in results["rows"]:
         for entry in row["history"]:
@@ -35,7 +48,9 @@ def without_times(results: Any) -> Any:
     return results["rows"]
 
 
-@pytest.mark.parametrize("name", ["mnist_snntorch", "mnist_spikingjelly"])
+@pytest.mark.parametrize(
+    "name", ["mnist_snntorch", pytest.param("mnist_spikingjelly", marks=pytest.mark.full)]
+)
 def test_example_learns_and_writes_results_and_pictures(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,8 +72,9 @@ def test_example_learns_and_writes_results_and_pictures(
 def test_a_killed_run_resumes_to_the_same_numbers(
     name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(name, tmp_path / "whole", monkeypatch, "--methods", method)
     training = importlib.import_module("training")
+    few(training, monkeypatch)
+    whole = run(name, tmp_path / "whole", monkeypatch, "--methods", method)
     save = training.Run._save
 
     def save_and_die(self: Any) -> None:
@@ -76,6 +92,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(
 def test_a_run_does_not_resume_with_other_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    few(importlib.import_module("training"), monkeypatch)
     run("mnist_snntorch", tmp_path, monkeypatch, "--methods", "stbp")
     with pytest.raises(SystemExit, match="other settings"):
         run(

@@ -14,6 +14,7 @@ from nit_snn import NITLearner, swap_neurons
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
+@pytest.mark.full
 def test_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("torchattacks")
     monkeypatch.syspath_prepend(str(EXAMPLES))
