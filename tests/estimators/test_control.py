@@ -174,7 +174,9 @@ def test_only_layers_that_are_read_have_a_credit() -> None:
         learner = NITLearner(net, replicas=4, credit=credit, residual=1)
         with learner.record():
             out = net(learner.expand(X))
-        found = learner._choice.estimator.estimate(learner._session.recorder.trace, out.square().sum(1))
+        found = learner._choice.estimator.estimate(
+            learner._session.recorder.trace, out.square().sum(1)
+        )
         assert {layer.name for layer in found.reached} == names
         learner.close()
 
