@@ -288,7 +288,7 @@ def test_a_sigma_that_does_not_fit_is_named() -> None:
     net = swap_neurons(SnnTorchNet(), sigma=torch.ones(6))
     learner = NITLearner(net, replicas=2)
     with learner.record(), pytest.raises(RecordingError, match=r"lif2 has shape \(6,\)"):
-        net.lif2(net.fc2(torch.zeros(10, 6)))
+        net.lif2(net.fc2(learner.expand(torch.zeros(5, 6))))
 
 
 def test_one_learner_at_a_time() -> None:
