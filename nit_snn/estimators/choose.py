@@ -134,11 +134,11 @@ class Choice:
         """Takes in what a pass has shown; whether that has settled an "auto", or changed it."""
         if self.kind == "none":
             return False
-        layers = set(found.weights)
         before, self.settled = (self.settled, self.credit), True
-        self.unreached = bool(layers - found.reached)
-        lost = self.unreached if self.credit == "feedback" else not found.reached
-        if lost and self.options["credit"] == "auto":
+        lost = [layer for layer in found.weights if layer not in found.reached]
+        self.unreached = any(segment.teaches for layer in lost for segment in layer.segments)
+        # What a loss has no derivative in, it may depend on all the same.
+        if (self.unreached or not found.reached) and self.options["credit"] == "auto":
             self.credit = "none"
         return before != (True, self.credit)
 

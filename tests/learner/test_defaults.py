@@ -105,15 +105,18 @@ def test_an_empty_batch_settles_nothing(capsys: Any) -> None:
     assert learner.replicas == 1 and "credit='layers'" in repr(learner)
 
 
-@pytest.mark.parametrize("option", ["forward_only", "activations"])
-def test_without_a_backward_pass_it_is_the_plain_likelihood_ratio(option: str) -> None:
-    net = spiking()
-    if option == "activations":
-        net = nn.Sequential(nn.Linear(4, 3), NoisyActivation(nn.Identity()))
-    learner = NITLearner(net, forward_only=option == "forward_only")
+def test_activations_get_the_plain_likelihood_ratio() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), NoisyActivation(nn.Identity()))
+    learner = NITLearner(net)
     assert learner.replicas == 16
     assert "credit='none', residual=1" in repr(learner)
     assert all(g.abs().sum() > 0 for g in step(learner))
+
+
+def test_forward_only_learns_its_feedback() -> None:
+    learner = NITLearner(spiking(), forward_only=True)
+    assert learner.replicas == 1
+    assert "credit='feedback', residual=0" in repr(learner)
 
 
 def test_the_sign_rule_takes_the_plain_likelihood_ratio_and_goes_back() -> None:
