@@ -1,16 +1,25 @@
 # Everything on a fresh machine with Python 3.11 or newer: `make demo`, `make test`.
+# `make test` is for every change, `make test-all` for every commit, `make test-slow` for a release.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test docs lint types format clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+.PHONY: demo test test-all test-slow docs lint types format clean
 
 demo: $(READY)  ## trains 784-50-10 on the embedded MNIST subset by NIT, STBP and STBP-N
 	NIT_SNN_DATA= $(BIN)/python examples/mnist_snntorch.py --output runs/demo
 
-test: $(READY) lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+test: $(READY) lint types  ## all but the tests that are marked "full" or "slow"
+	$(PYTEST) -m "not slow and not full"
+
+test-all: test  ## and the "full" ones: long Monte Carlo tests, whole examples, several processes
+	$(PYTEST) -m "full and not slow"
+
+test-slow: $(READY)  ## mutants, self-tests of the oracle, soak, runs that are killed
+	$(PYTEST) -m slow
 
 docs: $(VENV)/.docs  ## docs/_build/html; runs the tutorials; any warning is an error
 	NIT_SNN_DATA= OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -E -W --keep-going -j 2 docs docs/_build/html

@@ -34,7 +34,7 @@ TESTS = [
     for name in [
         *("smoke", "swap", "neurons", "learner", "rules", "routes", "conditioned", "control"),
         *("oracle", "taps", "synapses", "interop_snntorch", "interop_spikingjelly"),
-        *("native", "native_edges"),
+        *("golden", "cheap_estimate"),
     ]
 ]
 TOOLS = ("pytest", "hypothesis", "pandas", "tensorboard", "matplotlib", "scipy")

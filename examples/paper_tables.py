@@ -128,7 +128,7 @@ def train(method: str, splits: Splits, args: argparse.Namespace) -> Net:
         learner = NITLearner(
             net,
             credit="none",  # the paper's NIT: nothing runs backward through a spike
-            replicas=args.replicas,
+            replicas=args.replicas * (1 if method == "NIT" else 4),
             rule="nit-s" if method == "NIT-S" else "nit",
             noise_reuse=True,
             seed=args.seed,
@@ -294,10 +294,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--epochs", type=int, default=10)
     add("--batch-size", type=int, default=128)
-    add("--lr", type=float, default=4e-2, help="of NIT")
+    add("--lr", type=float, default=1e-2, help="of NIT")
     add("--stbp-lr", type=float, default=1e-2, help="of STBP and STBP-N")
     add("--sign-lr", type=float, default=1e-2, help="of NIT-S")
-    add("--replicas", type=int, default=16, help="noisy copies of each image")
+    add("--replicas", type=int, default=16, help="of NIT; NIT-S takes four times as many")
     add("--steps", type=int, default=8, help="time steps T")
     add("--sigma", type=float, default=1.0, help="noise of the hidden neurons")
     add("--output-sigma", type=float, default=1.0, help="noise of the output neurons")

@@ -37,33 +37,29 @@ from equivalent_mutants import EQUIVALENT
 from hypothesis import Phase, settings
 
 ROOT = Path(__file__).resolve().parents[1]
-_CONTROL = "settling conditioned native_edges native control_sequence control"
+_CREDIT = "golden settling control_sequence control"
 #: Each module, and the tests that are run for its mutants, the fastest first.
 TESTS = {
     "nit_snn.training.projection": "projection",
-    "nit_snn.estimators.advantages": "credit",
     "nit_snn.gradients.synapses.linear": "synapses",
     "nit_snn.gradients.synapses.conv": "synapses",
-    "nit_snn.gradients.synapses.few_outputs": "synapses native",
-    "nit_snn.dynamics.closed_form": "closed_form",
-    "nit_snn.dynamics.lif": "membranes",
+    "nit_snn.gradients.synapses.few_outputs": "synapses taps",
+    "nit_snn.gradients.accumulate": "golden time_in_pieces branches rules learner memory "
+    "per_step_losses",
+    "nit_snn.dynamics.lif": "closed_form membranes",
     "nit_snn.dynamics.firing": "firing",
-    "nit_snn.estimators.baselines": "baselines",
-    "nit_snn.estimators.scores": "firing schedule rules",
-    "nit_snn.dynamics.conditioned": "conditioned native_edges native",
-    "nit_snn.dynamics.pathwise": "conditioned native_edges native",
-    "nit_snn.gradients.accumulate": "time_in_pieces branches conditioned native rules learner "
-    "memory sampling",
-    "nit_snn.noise.layer_noise": "native noise_table",
-    "nit_snn.estimators.control": _CONTROL,
-    "nit_snn.estimators.control_steps": _CONTROL,
-    "nit_snn.estimators.control_coefficients": _CONTROL.replace("conditioned ", ""),
-    "nit_snn.dynamics.compiled.arguments": "native_edges native conditioned",
-    "nit_snn.dynamics.compiled.build": "native",
-    "nit_snn.dynamics.compiled.conditioned": "native_edges native conditioned",
-    "nit_snn.dynamics.compiled.layer": "native_edges native",
-    "nit_snn.dynamics.compiled.settle": "native_edges native control_sequence",
-    "nit_snn.dynamics.compiled.steps": "native_edges native",
+    "nit_snn.dynamics.torch_executor": "golden memory rules per_step_losses",
+    "nit_snn.noise.layer_noise": "noise_table noise",
+    "nit_snn.estimators.baselines": "baselines credit",
+    "nit_snn.estimators.scores": "golden firing schedule rules conditioned",
+    "nit_snn.estimators.surrogate": "cheap_estimate golden",
+    "nit_snn.estimators.residual": "residual",
+    "nit_snn.estimators.choose": "defaults residual",
+    "nit_snn.estimators.estimator": _CREDIT + " residual cheap_estimate",
+    "nit_snn.estimators.control_coefficients": _CREDIT,
+    "nit_snn.estimators.credit.derivatives": _CREDIT + " cheap_estimate",
+    "nit_snn.estimators.credit.time": _CREDIT,
+    "nit_snn.recording.spike_node": _CREDIT + " cheap_estimate",
 }
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "docs" / "benchmarks"
@@ -40,6 +45,26 @@ def test_mutants_are_counted_and_each_that_survived_is_explained() -> None:
         assert 0 < module["tried"] <= module["places"], name
         assert module["tried"] - module["killed"] == len(module["survivors"]), name
         assert all(survivor["why"] for survivor in module["survivors"]), name
+
+
+def test_modules_and_tests_of_mutants_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    mutants = importlib.import_module("mutants")
+    assert set(mutants.EQUIVALENT) <= set(mutants.TESTS)
+    for name in mutants.TESTS:
+        source = mutants.path_of(name).read_text()
+        assert mutants.tests_of(name) and mutants.mutated(source, 0)[0] != source
+        for change in mutants.EQUIVALENT.get(name, {}):
+            assert change.split(" in ", 1)[1] in source, f"{name} has changed: {change}"
+
+
+@pytest.mark.slow
+def test_mutants_of_a_module_are_noticed(tmp_path: Path) -> None:
+    output = tmp_path / "mutants.json"
+    command = [sys.executable, "scripts/mutants.py", "--modules", "nit_snn.training.projection"]
+    subprocess.run([*command, "--output", str(output)], cwd=ROOT, check=True)
+    row = json.loads(output.read_text())["modules"]["nit_snn.training.projection"]
+    assert row["tried"] == row["places"] == row["killed"] > 0
 
 
 def test_coverage_is_what_was_asked_for() -> None:

@@ -93,6 +93,7 @@ def circles(step: Callable[[], None]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_short_run(tmp_path: Path) -> None:
     soak.main(["--minutes", "0.02", "--every", "4", "--steps", "2", "--output", str(tmp_path)])
     found = json.loads((tmp_path / "soak.json").read_text())

@@ -59,7 +59,7 @@ def test_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [row["attacks"] for row in again] == [row["attacks"] for row in results["rows"]]
     compared = ["stronger attack" in row["checks"] for row in again]
     assert compared == [row["protocol"] == "paper" for row in again]
-    with pytest.raises(SystemExit, match=r"lr: saved 0\.04, here 0\.5"):
+    with pytest.raises(SystemExit, match=r"lr: saved 0\.01, here 0\.5"):
         paper_tables.main([*tiny, "--resume", "--lr", "0.5"])
 
 

@@ -18,7 +18,7 @@ def told(ours: int, theirs: int, both: int = 5, neither: int = 3) -> list[torch.
     return [torch.tensor(first), torch.tensor(second)]
 
 
-@pytest.mark.parametrize(("ours", "theirs"), itertools.product((0, 1, 4, 9), (0, 2, 9)))
+@pytest.mark.parametrize(("ours", "theirs"), list(itertools.product((0, 1, 4, 9), (0, 2, 9))))
 def test_p_is_how_likely_so_uneven_a_split_is(ours: int, theirs: int) -> None:
     """By counting: of all 2^n ways to split, those that are no likelier than what was found."""
     n = ours + theirs
