@@ -12,7 +12,7 @@ from nit_snn import NITLearner, swap_neurons
 dist.init_process_group("gloo")
 torch.manual_seed(0)  # the same network and the same batch in all processes
 net = nn.Sequential(nn.Linear(20, 10), snn.Leaky(beta=0.5, init_hidden=True), nn.Linear(10, 3))
-learner = NITLearner(swap_neurons(net), replicas=16, distributed="replicas", seed=0)
+learner = NITLearner(swap_neurons(net), credit="none", replicas=16, shard="replicas", seed=0)
 x, y = torch.rand(32, 20), torch.randint(3, (32,))
 with learner.record():
     xr, yr = learner.expand(x, y)  # this process's part of the replicas
