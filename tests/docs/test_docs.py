@@ -167,8 +167,14 @@ def resolved(dotted: str) -> object:
     "page", [*PAGES, *(ROOT / n for n in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"))], ids=ids
 )
 def test_every_qualified_name_exists(page: Path) -> None:
-    """Also in code blocks; `nit_snn/..` is a file, which another test looks for."""
-    for name in set(re.findall(r"(?<![\w/.])nit_snn(?:\.[A-Za-z_]\w*)+", page.read_text())):
+    """Also in code blocks; `nit_snn/..` is a file, which another test looks for.
+
+    What was measured of modules that are gone since is left out.
+    """
+    text = re.sub(
+        r"<!-- mutants: begin -->.*?<!-- mutants: end -->", "", page.read_text(), flags=re.S
+    )
+    for name in set(re.findall(r"(?<![\w/.])nit_snn(?:\.[A-Za-z_]\w*)+", text)):
         resolved(name)
 
 
