@@ -1,4 +1,4 @@
-"""Trains spiking networks from their noise: no surrogate gradient, no backpropagation in time.
+"""Trains spiking networks from their noise, without backpropagation through time.
 
 Swap the neurons of an snnTorch or SpikingJelly network for noisy ones, attach a `NITLearner`, and
 train with any torch optimizer and any loss.

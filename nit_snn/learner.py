@@ -47,11 +47,12 @@ class NITLearner(LearnerState):
         replicas: C, how often each sample is put through the network with different noise. "auto":
             16 for a likelihood ratio alone, else 1.
         credit: "none": the paper's NIT. "readout": from the spikes that the loss reads itself.
-            "layers": from layer to layer within a time step. "time": through time as well. "auto":
+            "feedback": from the outputs straight to each layer, learned from the noise. "layers":
+            from layer to layer within a time step. "time": through time as well. "auto":
             "layers", or "none" for a loss that has no derivative in the spikes.
         residual: lambda, 0 to 1; or "auto": for each layer the weight that minimises the mean
             squared error (see `nit_snn.estimators.residual`), 0 with a single replica.
-        forward_only: Choose among the estimates without a backward pass through the neurons.
+        forward_only: No backward pass through the neurons: "feedback" in the place of "layers".
         rule: "nit", or "nit-s", the sign direction of Eq. 3. It can be changed at any time.
         baseline: "leave-one-out" (the mean loss of the other replicas of the same sample),
             "batch-mean" (the mean loss of all other rows) or "none".

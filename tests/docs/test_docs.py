@@ -57,7 +57,8 @@ def public_names(module: types.ModuleType) -> list[str]:
         and (inspect.isclass(value) or inspect.isfunction(value))
         and value.__module__ == module.__name__
     ]
-    return list(getattr(module, "__all__", own))
+    names = list(getattr(module, "__all__", own))
+    return [name for name in names if not inspect.ismodule(getattr(module, name))]
 
 
 @cache
@@ -79,7 +80,9 @@ def test_api_reference_has_every_public_name(package: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(documented()))
 def test_api_reference_names_what_exists_and_has_a_docstring(name: str) -> None:
-    assert resolved(name).__doc__
+    found = resolved(name)
+    named = inspect.isclass(found) or inspect.isroutine(found) or inspect.ismodule(found)
+    assert found.__doc__ or not named
 
 
 def linked(page: Path) -> list[str]:
