@@ -88,8 +88,7 @@ def test_it_learns_by_heart_is_saved_and_is_loaded(
     first = [int((labels == digit).nonzero()[0]) for digit in range(10)]
     x, y = images[first][:, None] / 255, labels[first]
     net = swap_neurons(louder(build()), sigma=0.5)
-    options = {"control": "time", "conditional": "pathwise"}
-    learner = NITLearner(net, replicas=8, seed=0, **options)
+    learner = NITLearner(net, seed=0)
     optimizer = torch.optim.Adam(learner.parameters(), lr=5e-3)
     losses = []
     for _ in range(40):
