@@ -1,7 +1,10 @@
 """The cheap estimate, residual=0, against its formula, written out step by step.
 
-    f_t = g_t phi(a_t) / sigma + E_t f_{t+1}
-    E_t = carry (1 - s_t wiped) + phi(a_t) / sigma * jump(threshold)
+    f_t = g_t phi(b_t) / d_t + E_t f_{t+1}
+    E_t = carry (1 - s_t wiped) + phi(b_t) / d_t * jump(threshold)
+
+with `b_t = (threshold - (u_t - nu_t)) / d_t`: nu_t is what the membrane still carries of its own
+noise, and d_t its standard deviation.
 
 The network below knows neither the frameworks nor the learner: only its noise is the same.
 """
@@ -75,20 +78,24 @@ class Layer:
 
     def __init__(self, rule: Rule, weight: Tensor, bias: Tensor, sigma: float, x: Tensor, eps: Any):
         self.rule, self.sigma, self.x = rule, sigma, x
-        self.eps, self.u, self.s, drifts = eps, [], [], []
+        self.u, self.s = [], []
         drift = torch.full_like(eps[0], rule.v_reset)
         for t in range(STEPS):
             drift = drift + rule.gain * (x[t] @ weight.T + bias)
-            drifts.append(drift)
             self.u.append(drift + sigma * eps[t])
             self.s.append((self.u[t] > 1).to(DOUBLE))
             drift = rule.next_drift(self.u[t], self.s[t])
         self.spikes = torch.stack(self.s)
         membranes = torch.stack(self.u)
-        level = (1 - torch.stack(drifts)) / sigma
-        self.level = level
-        self.density = torch.exp(-(level**2) / 2) / math.sqrt(2 * math.pi) / sigma
         self.wiped = 1 - self.spikes if rule.reset == "hard" else torch.ones_like(self.spikes)
+        carried, variance = [sigma * eps[0]], [torch.full_like(eps[0], sigma**2)]
+        for t in range(1, STEPS):
+            factor = rule.carry * self.wiped[t - 1]
+            carried.append(factor * carried[-1] + sigma * eps[t])
+            variance.append(factor**2 * variance[-1] + sigma**2)
+        self.carried, self.deviation = torch.stack(carried), torch.stack(variance).sqrt()
+        self.level = (1 - (membranes - self.carried)) / self.deviation
+        self.density = torch.exp(-(self.level**2) / 2) / math.sqrt(2 * math.pi) / self.deviation
         kept = self.wiped if rule.after else torch.ones_like(self.spikes)
         fixed = self.spikes * rule.v_reset if rule.after and rule.reset == "hard" else 0.0
         fall = -self.spikes if rule.after and rule.reset == "soft" else 0.0
@@ -111,8 +118,8 @@ class Layer:
         """Of weight, bias and noise level of each neuron, over the mean of the rows."""
         f = self.cotangents(g, r)[1] * self.rule.gain / ROWS
         by_spike = g + self.later * self.rule.jump + r * self.rule.left
-        by_membrane = r * self.kept + self.later * self.rule.carry * self.wiped
-        by_sigma = by_spike * self.density * self.level + by_membrane * self.eps
+        of_all = self.density * self.deviation * self.level  # b phi(b), for all of the noise
+        by_sigma = (by_spike * of_all + r * self.kept * self.carried) / self.sigma
         return {
             "weight": torch.einsum("tni,tnj->ij", f, self.x),
             "bias": f.sum((0, 1)),
