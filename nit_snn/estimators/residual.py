@@ -118,7 +118,7 @@ def halves(first: Mapping[Tensor, Tensor], second: Mapping[Tensor, Tensor]) -> t
         second: That of the other half.
     """
     product = square = 0.0
-    for parameter in first.keys() & second.keys():
+    for parameter in filter(second.__contains__, first):  # a set has another order in each run
         one, other = first[parameter].double(), second[parameter].double()
         product += float((one * other).sum())
         square += float(((one + other) / 2).square().sum())

@@ -95,7 +95,7 @@ class Update:
         def gradient(part: LayerCotangents) -> dict[Tensor, Tensor]:
             return Accumulator(trace, signed).add_layers([part]).gradients(parameters)
 
-        for layer in found.reached:
+        for layer in filter(found.reached.__contains__, trace.active):  # in order, unlike a set
             cheap, exact = (_held(parts[layer]) for parts in (found.cheap, found.unbiased))
             found.cheap[layer], found.unbiased[layer] = cheap, exact
             rest = [
