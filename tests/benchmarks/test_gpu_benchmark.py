@@ -52,6 +52,7 @@ def finished(
     return json.loads((output / "gpu.json").read_text()), output, printed.getvalue()
 
 
+@pytest.mark.full
 def test_every_peer_is_measured_on_every_network(gpu: Any, finished: tuple[Any, Path, str]) -> None:
     results, output, text = finished
     assert results["device"] == "cpu, quick: no GPU numbers" and not results["missing"]
@@ -74,6 +75,7 @@ def test_every_peer_is_measured_on_every_network(gpu: Any, finished: tuple[Any, 
     assert all(note in text for note in results["notes"])
 
 
+@pytest.mark.full
 def test_ratios_are_those_of_the_numbers(gpu: Any, finished: tuple[Any, Path, str]) -> None:
     results, _, text = finished
     for point in results["points"]:
@@ -109,6 +111,7 @@ def test_memory_is_compared_and_a_failure_is_no_number(gpu: Any) -> None:
     assert gpu.ratios({gpu.KERNELS: {"failed": "out of memory"}, gpu.JELLY: peers[gpu.JELLY]}) == {}
 
 
+@pytest.mark.full
 def test_every_kernel_is_measured_alone(finished: tuple[Any, Path, str]) -> None:
     results, _, text = finished
     rows = {(row["kernel"], row["dtype"]): row for row in results["kernels"]}

@@ -82,6 +82,7 @@ def test_the_memory_optimised_network_learns_the_same(shared: ModuleType) -> Non
         torch.testing.assert_close(saved, plain)
 
 
+@pytest.mark.full
 def test_every_method_is_measured(
     shared: ModuleType,
     tmp_path: Path,

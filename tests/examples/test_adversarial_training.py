@@ -204,7 +204,8 @@ def test_a_trained_network_is_certified_with_the_steps_it_has(
         certify.main(["--checkpoint", str(tmp_path / "none"), "--output", str(tmp_path)])
 
 
-@pytest.mark.parametrize("hidden", [50, pytest.param(512, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("hidden", [50, 512])
 def test_the_search_writes_its_trials_and_leaves_out_finished_ones(
     hidden: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_neurons_without_memory_know_the_last_row_only(architectures: Any, tmp_p
         torch.testing.assert_close(run.net(images), run.net(other))
 
 
+@pytest.mark.full
 def test_results_are_written_with_their_references(
     architectures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,11 @@ def test_example_learns_and_writes_results_and_pictures(
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("mnist_snntorch", "stbp-n"), ("mnist_spikingjelly", "nit"), ("mnist_snntorch", "nit-s+")],
+    [
+        pytest.param("mnist_snntorch", "stbp-n", marks=pytest.mark.full),
+        ("mnist_spikingjelly", "nit"),
+        pytest.param("mnist_snntorch", "nit-s+", marks=pytest.mark.full),
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_numbers(
     name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,7 @@ def run(output: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
     return json.loads((output / "results.json").read_text())
 
 
+@pytest.mark.full
 def test_it_learns_logs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(tmp_path, monkeypatch, "--epochs", "2")
     assert first["test_accuracy"] > 60  # chance is 10

@@ -18,6 +18,7 @@ SHORT = (
 )
 
 
+@pytest.mark.full
 def test_a_tiny_run_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.delenv("NIT_SNN_DATA", raising=False)

@@ -310,6 +310,7 @@ except CheckpointError as error:
 """
 
 
+@pytest.mark.full
 def test_a_file_that_may_not_grow_loses_nothing(tmp_path: Path) -> None:
     """Half of the file is written when the kernel refuses the rest."""
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
