@@ -109,23 +109,22 @@ class Estimator:
         """
         found, rows = Estimate(), max(1, losses.shape[-1] * self.ranks.size)
         layers = list(trace.active)
-        conditioned = self.score.conditioned
-        known = self.credit.reach is not None and losses.requires_grad
-        if known:
-            exact = all(self.residual.weight(layer.name) == 1 for layer in layers)
-            self.credit.collect(trace, losses, conditioned and exact)
+        exact = all(self.residual.weight(layer.name) == 1 for layer in layers)
+        form = "conditioned" if self.score.conditioned else "plain"
+        if self.credit.reach is not None and losses.requires_grad:
+            self.credit.collect(trace, losses, form if exact else "smoothed")
             found.reached = {layer for layer in layers if self.credit.reaches(layer)}
             if not exact or measure:
                 found.cheap = {
                     layer: surrogate.cotangents(layer, self.credit, rows) for layer in found.reached
                 }
-                if conditioned and self.credit.reach == "time":
-                    self.credit.collect(trace, losses, conditioned)
         for layer in layers:
             own = layer in found.reached
             found.weights[layer] = self.residual.weight(layer.name) if own else 1.0
         counts = [layer for layer, weight in found.weights.items() if weight > 0 or measure]
         if counts:
+            if found.cheap and self.credit.reach != "last" and found.reached & set(counts):
+                self.credit.collect(trace, losses, form)
             weight, credit = self._weigh(trace, losses.detach(), found.reached, rows)
             for layer in counts:
                 found.unbiased[layer] = self.score.cotangents(layer, weight, credit.get(layer))

@@ -1,12 +1,13 @@
 """The cheap estimate: the credit of each spike alone, as a surrogate gradient has it.
 
-    f_t = g_t phi(a_t) / sigma + E_t f_{t+1}
-    E_t = carry (1 - s_t wiped) + phi(a_t) / sigma * jump(threshold)
+    f_t = g_t phi(b_t) / s_t + E_t f_{t+1}
+    E_t = carry (1 - spike_t wiped) + phi(b_t) / s_t * jump(threshold)
 
-The noise's own density is the surrogate; a membrane carries its drift on, but for a spike that
-wipes it out, and a reset is a jump at the threshold. g_t is the loss's derivative in the spikes of
-the replica's own pass. What the loss owes to more than one spike at a time is left out: the
-estimate is biased, and has hardly any variance.
+The surrogate is the density of the noise that the membrane carries: nu_t, all of its own noise that
+has not leaked away, with the standard deviation s_t; `b_t = (threshold - (u_t - nu_t)) / s_t`. A
+membrane carries its drift on, but for a spike that wipes it out, and a reset is a jump at the
+threshold. g_t is the loss's derivative in the spikes of the replica's own pass. What the loss owes
+to more than one spike at a time is left out: the estimate is biased, and has hardly any variance.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ def cotangents(layer: LayerTrace, credit: Credit, rows: int) -> LayerCotangents:
     total = torch.zeros_like(level) if level.requires_grad else None
     found: list[Chunk] = []
     for timeline in layer.timelines:
-        density = timeline.density
+        density = timeline.smoothed_density
         gradient, read = credit.gradients(timeline)
         values = gradient * density
         if read is not None:
-            values += read * read_factor(timeline)
+            values += read * read_factor(timeline, density)
         later = None
-        own = surrogate_chain(timeline) if timeline.linked else None
+        own = surrogate_chain(timeline, density) if timeline.linked else None
         if own is not None:
             timeline.run_back(values, own)
             later = timeline.later(values) if total is not None else None
@@ -53,17 +54,18 @@ def cotangents(layer: LayerTrace, credit: Credit, rows: int) -> LayerCotangents:
 def _of_sigma(
     timeline: Timeline, gradient: Tensor, read: Tensor | None, later: Tensor | None, level: Tensor
 ) -> Tensor:
-    """The noise level's: `dp/dsigma = a phi(a) / sigma`, `du/dsigma = eps`."""
-    firing, rule = timeline.firing, timeline.rule
-    assert firing.noise is not None
+    """The noise level's: `dp/dsigma = b phi(b) / sigma` and `du/dsigma = nu / sigma`.
+
+    Both hold for all of the noise that a membrane carries, so no step is followed to a later one
+    but by its spike.
+    """
+    rule, sigma = timeline.rule, level.detach().to(gradient.dtype)
+    carried, spread = timeline.own_noise
     spiked, left = gradient, torch.zeros_like(gradient)
     if read is not None:
         of_membranes, of_spikes = handed_out(timeline)
         spiked, left = spiked + read * of_spikes, read * of_membranes
-    if later is not None:
-        fall = 0.0 if rule.jump is None else rule.jump(number(rule.threshold))
-        kept = 1 - firing.spike if rule.wiped else 1.0
-        spiked = spiked + later * fall
-        left = left + later * number(rule.carry) * kept
-    moved = spiked * timeline.density * firing.level + left * firing.noise.to(left.dtype)
-    return moved.flatten(0, 1).sum_to_size(level.shape)
+    if later is not None and rule.jump is not None:
+        spiked = spiked + later * rule.jump(number(rule.threshold))
+    moved = spiked * timeline.smoothed_density * timeline.smoothed.level * spread + left * carried
+    return (moved / sigma).flatten(0, 1).sum_to_size(level.shape)

@@ -19,7 +19,7 @@ from .synapses.conv import conv_gradient
 from .synapses.linear import linear_gradient
 
 #: How many numbers of presynaptic activity are brought together at once.
-_AT_ONCE = 2**24
+_AT_ONCE = 2**20
 
 
 class Accumulator:

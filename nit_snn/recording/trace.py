@@ -172,6 +172,49 @@ class Timeline:
         return self._density
 
     @cached_property
+    def own_noise(self) -> tuple[Tensor, Tensor | float]:
+        """What each membrane still carries of its own noise, (T, N, *), and its deviation.
+
+        `nu_t = sigma eps_t + carry nu_{t-1}`, from the last spike on where that wipes the membrane.
+        """
+        rule, firing = self.rule, self.firing
+        assert firing.noise is not None
+        sigma = number(self.layer.neuron.sigma.detach().to(firing.level.dtype))
+        carried, carry = firing.noise * sigma, number(rule.carry)
+        if not (rule.carries and self.linked):
+            return carried, sigma
+        kept = (1 - firing.spike) * carry if rule.wiped else None
+        # Without a reset to a constant the variance is the same in all rows.
+        variance = torch.zeros_like(carried if rule.wiped else carried[:, :1]) + sigma**2
+        each, spread = carried.unbind(0), variance.unbind(0)
+        for step, before in enumerate(self.before):
+            if before is not None:
+                factor = carry if kept is None else kept[before]
+                each[step].add_(each[before] * factor)
+                spread[step].add_(spread[before] * factor**2)
+        return carried, variance.sqrt_()
+
+    @cached_property
+    def smoothed(self) -> Firing:
+        """How likely spikes were, averaged over what membranes carry of their own noise.
+
+        A sample of the past noise tells of one membrane; the loss is an average over all of them.
+        """
+        firing = self.firing
+        assert firing.noise is not None
+        carried, spread = self.own_noise
+        if not (self.rule.carries and self.linked):
+            return firing
+        sigma = number(self.layer.neuron.sigma.detach().to(firing.level.dtype))
+        level = ((firing.level - firing.noise) * sigma).add_(carried).div_(spread)
+        return Firing(firing.spike, level, firing.noise, self.rule.wiped)
+
+    @cached_property
+    def smoothed_density(self) -> Tensor:
+        """phi(a) over the deviation, for `smoothed`."""
+        return self.smoothed.density / self.own_noise[1]
+
+    @cached_property
     def before(self) -> list[int | None]:
         """For each step the one that left the membrane which it starts from; None if none did."""
         found: list[int | None] = []

@@ -1,7 +1,7 @@
 """The credit alone is a surrogate gradient whose surrogate is the noise's own density.
 
-Written out with torch's autograd on the same draws of noise: `phi(a) / sigma` in place of a spike's
-derivative, and a reset that is a jump at the threshold.
+Written out with torch's autograd on the same samples of noise: the density of what a membrane
+carries of its noise in place of a spike's derivative, and a reset that is a jump at the threshold.
 """
 
 from __future__ import annotations
@@ -22,19 +22,24 @@ SIGMA, BETA, STEPS, ROWS = 0.6, 0.8, 3, 4
 
 
 class Fire(torch.autograd.Function):
-    """Whether a membrane is above 1; to its drift, the derivative of how likely that was."""
+    """Whether a membrane is above 1; to its drift, the derivative of how likely that was.
+
+    `carried` is what the membrane carries of its own noise, with this variance.
+    """
 
     @staticmethod
-    def forward(ctx: Any, membrane: Tensor, drift: Tensor) -> Tensor:
-        ctx.save_for_backward(drift)
+    def forward(
+        ctx: Any, membrane: Tensor, drift: Tensor, carried: Tensor, variance: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(membrane - carried, variance.sqrt())
         return (membrane > 1).to(membrane.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        (drift,) = ctx.saved_tensors
-        level = (1 - drift) / SIGMA
-        density = torch.exp(-level.square() / 2) / math.sqrt(2 * math.pi) / SIGMA
-        return None, gradient * density
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
+        mean, deviation = ctx.saved_tensors
+        level = (1 - mean) / deviation
+        density = torch.exp(-level.square() / 2) / math.sqrt(2 * math.pi) / deviation
+        return None, gradient * density, None, None
 
 
 def with_values(values: Tensor, gradient: Tensor) -> Tensor:
@@ -48,7 +53,7 @@ def layer(
     """Spikes and membranes of each step, in the layer's own draws."""
     weight, bias = parameters
     noise, spikes, membranes = ReplicaNoise(5, 1), [], []
-    u = spike = torch.zeros(ROWS, len(bias), dtype=torch.float64)
+    u = spike = carried = variance = torch.zeros(ROWS, len(bias), dtype=torch.float64)
     for step, x in enumerate(inputs):
         fall = spike - spike.detach()  # the derivative of the jump, which is at the threshold 1
         if reset == "zero":
@@ -57,12 +62,14 @@ def layer(
         if reset == "subtract":
             drift = drift - spike
         eps = noise.draw(drift.shape, drift.dtype, index=0, layer=number, call=step, layers=2)
+        kept = BETA * (1 - spike.detach()) if reset == "zero" else BETA
+        carried, variance = kept * carried + SIGMA * eps, kept**2 * variance + SIGMA**2
         u = drift + SIGMA * eps
-        spike = Fire.apply(u.detach(), drift)
+        spike = Fire.apply(u.detach(), drift, carried, variance)
         out, read = spike, u
         if credit == "layers":  # what comes in is followed to what goes out at the same step alone
             direct = with_values(drift.detach(), x @ weight.detach().T)
-            out = with_values(spike, Fire.apply(u.detach(), direct))
+            out = with_values(spike, Fire.apply(u.detach(), direct, carried, variance))
             read = with_values(u, direct)
         spikes.append(out)
         membranes.append(read)

@@ -1,8 +1,11 @@
 """The loss's derivative in spikes and membranes, collected by one backward pass.
 
-How far it goes is the ledger's `reach` (see `nit_snn.recording.spike_node`). Where it is followed
-through time, E is the derivative of a step's drift in the one before: of the membrane as it is, or,
-for scores that are conditioned on the spikes, of the membrane given its spike.
+How far it goes is the ledger's `reach` (see `nit_snn.recording.spike_node`), and which density a
+spike has is its form:
+
+- "smoothed": averaged over the noise that the membrane still carries, for the credit alone.
+- "plain": given all past noise, as the control variate has it.
+- "conditioned": likewise, with the membrane followed given its spike, for such scores.
 """
 
 from __future__ import annotations
@@ -17,13 +20,13 @@ from ...recording.spike_node import NodeState
 from ...recording.trace import LayerTrace, PassTrace, Segment, Timeline
 
 
-def collect(trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
+def collect(trace: PassTrace, losses: Tensor, form: str) -> None:
     """Fills in what the nodes of a pass know of the losses.
 
     Args:
         trace: The pass.
         losses: With their graph; (C * B,) or (T, C * B).
-        conditioned: Whether membranes are followed given their spikes.
+        form: Which density spikes have.
     """
     ledger = trace.ledger
     assert ledger is not None
@@ -31,7 +34,7 @@ def collect(trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
     for layer in trace.active:
         if layer.segments[0].node is not None:
             for timeline in layer.timelines:
-                nodes += _prepared(timeline, ledger.reach, conditioned)
+                nodes += _prepared(timeline, ledger.reach, form)
     try:
         if losses.requires_grad and losses.numel():
             ledger.collect(losses)
@@ -40,30 +43,33 @@ def collect(trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
             node.read = None
 
 
-def _prepared(timeline: Timeline, reach: str, conditioned: bool) -> list[NodeState]:
+def _prepared(timeline: Timeline, reach: str, form: str) -> list[NodeState]:
     """Gives the nodes of a layer what a backward pass needs, and takes away what they had."""
     nodes = [s.node for s in timeline.segments if s.node is not None]
     for node in nodes:
         node.spike_gradient = node.membrane_gradient = node.drift_gradient = None
     if reach == "last":
         return nodes
-    for node, (_, own) in zip(nodes, timeline.parts(timeline.density), strict=True):
+    density = timeline.smoothed_density if form == "smoothed" else timeline.density
+    for node, (_, own) in zip(nodes, timeline.parts(density), strict=True):
         node.density = own
     chain = None
-    if reach == "time":
-        chain = conditioned_chain(timeline) if conditioned else surrogate_chain(timeline)
+    if reach == "time" and form == "conditioned":
+        chain = conditioned_chain(timeline)
+    elif reach == "time":
+        chain = surrogate_chain(timeline, density)
     if chain is not None:
         for node, (_, own) in zip(nodes, timeline.parts(chain), strict=True):
             node.chain = own
     if timeline.rule.leave is not None:
         for segment, node in zip(timeline.segments, nodes, strict=True):
-            node.read = partial(_read_last, timeline, segment)
+            node.read = partial(_read_last, timeline, segment, density)
     return nodes
 
 
-def _read_last(timeline: Timeline, segment: Segment) -> Tensor:
+def _read_last(timeline: Timeline, segment: Segment, density: Tensor) -> Tensor:
     """The derivative of the membrane that a segment has left in its last drift, (N, *)."""
-    factor = read_factor(timeline)
+    factor = read_factor(timeline, density)
     assert isinstance(factor, Tensor)
     return factor[timeline.spans[segment].stop - 1]
 
@@ -93,15 +99,20 @@ def later_drifts(timeline: Timeline) -> Tensor:
     return timeline.later(timeline.joined([node.drift_gradient for node in nodes]))
 
 
-def surrogate_chain(timeline: Timeline) -> Tensor | None:
-    """E: the derivative of the next drift in each drift, (T, N, *); None if nothing is carried."""
+def surrogate_chain(timeline: Timeline, density: Tensor) -> Tensor | None:
+    """E: the derivative of the next drift in each drift, (T, N, *); None if nothing is carried.
+
+    Args:
+        timeline: The layer.
+        density: The derivative of the firing probability in the drift, (T, N, *).
+    """
     rule, firing = timeline.rule, timeline.firing
     if not rule.carries:
         return None
     carry = number(rule.carry)
     kept = (1 - firing.spike) * carry if rule.wiped else torch.ones_like(firing.spike) * carry
     fall = 0.0 if rule.jump is None else rule.jump(number(rule.threshold))
-    return kept.add_(timeline.density * fall)
+    return kept.add_(density * fall)
 
 
 def handed_out(timeline: Timeline) -> tuple[Tensor | float, Tensor | float]:
@@ -118,10 +129,10 @@ def handed_out(timeline: Timeline) -> tuple[Tensor | float, Tensor | float]:
     return 1 - firing.spike if rule.wiped else torch.ones_like(firing.spike), fall
 
 
-def read_factor(timeline: Timeline) -> Tensor | float:
-    """Their derivative in the drifts, likewise."""
+def read_factor(timeline: Timeline, density: Tensor) -> Tensor | float:
+    """Their derivative in the drifts, likewise; see `surrogate_chain`."""
     kept, fall = handed_out(timeline)
-    return kept + timeline.density * fall if isinstance(fall, Tensor) else kept
+    return kept + density * fall if isinstance(fall, Tensor) else kept
 
 
 def conditioned_chain(timeline: Timeline) -> Tensor | None:

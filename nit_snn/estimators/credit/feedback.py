@@ -71,8 +71,8 @@ class FeedbackCredit:
     passes: int = 0
     _errors: Tensor | None = None
 
-    def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
-        collect(trace, losses, conditioned)
+    def collect(self, trace: PassTrace, losses: Tensor, form: str) -> None:
+        collect(trace, losses, form)
         found = outputs_and_errors(trace, losses)
         self._errors = None if found is None else found[1]
 

@@ -44,13 +44,13 @@ class Credit(Protocol):
     @property
     def learns(self) -> bool: ...
 
-    def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
+    def collect(self, trace: PassTrace, losses: Tensor, form: str) -> None:
         """Asks the loss for its derivatives.
 
         Args:
             trace: The pass.
             losses: With their graph.
-            conditioned: Whether membranes are followed given their spikes.
+            form: Which density spikes have (see `nit_snn.estimators.credit.derivatives`).
         """
         ...
 

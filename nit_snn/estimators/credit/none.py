@@ -18,7 +18,7 @@ class NoCredit:
     reach: str | None = None
     learns: bool = False
 
-    def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
+    def collect(self, trace: PassTrace, losses: Tensor, form: str) -> None:
         """Nothing is asked of the loss."""
 
     def learn(self, trace: PassTrace) -> None:

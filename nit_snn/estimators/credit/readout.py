@@ -19,8 +19,8 @@ class ReadoutCredit:
     reach: str | None = "last"
     learns: bool = False
 
-    def collect(self, trace: PassTrace, losses: Tensor, conditioned: bool) -> None:
-        collect(trace, losses, conditioned)
+    def collect(self, trace: PassTrace, losses: Tensor, form: str) -> None:
+        collect(trace, losses, form)
 
     def learn(self, trace: PassTrace) -> None:
         """Nothing is learned."""
