@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import LossError, NonFiniteGradientError, NonFiniteLossError, RecordingError
+from .errors import NonFiniteGradientError, NonFiniteLossError, RecordingError
 from .estimators.choose import Choice
 from .gradients import nonfinite
 from .gradients.update import Update
@@ -250,7 +250,8 @@ class NITLearner(LearnerState):
             return loss_checks.numbers(losses).detach().float().mean()
         recorder = self._session.pending()
         estimator = self._choice.estimator
-        update = Update(self.net, self._neurons, estimator, self.on_nonfinite)
+        strict = self.credit not in ("auto", "none")
+        update = Update(self.net, self._neurons, estimator, self.on_nonfinite, strict)
         try:
             values = loss_checks.checked_losses(losses, recorder.trace, update)
         except NonFiniteLossError as error:
@@ -262,11 +263,6 @@ class NITLearner(LearnerState):
             return self._learn(update, recorder.trace, values)
 
     def _learn(self, update: Update, trace: PassTrace, values: Tensor) -> Tensor:
-        if self._choice.rules_out(trace, values):
-            raise LossError(
-                f"credit={self.credit!r} needs a loss with a derivative in the spikes of a noisy "
-                "layer; this one has none. Leave credit='auto', or attach the learner with 'none'."
-            )
         try:
             total, found = update.write(trace, values)
         except NonFiniteGradientError as error:

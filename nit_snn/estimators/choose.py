@@ -6,10 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from ..neurons.base import NoisyNeuron
-from ..recording.trace import PassTrace
 from ..training.distributed import Ranks
 from .baselines import Sharing
 from .credit import Credit, make_credit
@@ -141,11 +138,6 @@ class Choice:
         if (self.unreached or not found.reached) and self.options["credit"] == "auto":
             self.credit = "none"
         return before != (True, self.credit)
-
-    def rules_out(self, trace: PassTrace, losses: Tensor) -> bool:
-        """Whether losses cannot be what an explicit credit asks for."""
-        asked = self.options["credit"] not in ("auto", "none") and losses.numel() > 0
-        return asked and trace.ledger is not None and not losses.requires_grad
 
     @property
     def feedback(self) -> FeedbackCredit | None:

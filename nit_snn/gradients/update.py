@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..errors import NonFiniteGradientError
+from ..errors import LossError, NonFiniteGradientError
 from ..estimators.estimator import Estimate, Estimator
 from ..estimators.residual import WienerResidual, halves
 from ..estimators.scores import LayerCotangents
@@ -27,12 +27,14 @@ class Update:
         neurons: Its noisy neurons, by name.
         estimator: What turns losses into cotangents.
         on_nonfinite: What a batch does whose gradient is NaN or infinite (see `NITLearner`).
+        strict: Whether losses have to have the derivative that the credit asks for.
     """
 
     net: nn.Module
     neurons: Mapping[str, NoisyNeuron]
     estimator: Estimator
     on_nonfinite: str
+    strict: bool = False
 
     def write(self, trace: PassTrace, losses: Tensor) -> tuple[Tensor, Estimate]:
         """Adds the gradient of the mean loss.
@@ -45,11 +47,19 @@ class Update:
             The mean loss, that of all processes, and the estimate.
 
         Raises:
+            LossError: The losses have no derivative, and the estimator is strict.
             NonFiniteGradientError: The gradient is not finite. `.grad` is as it was.
         """
         ranks, residual = self.estimator.ranks, self.estimator.residual
         measure = isinstance(residual, WienerResidual) and residual.measures()
         found = self.estimator.estimate(trace, losses, measure)
+        asked = self.strict and self.estimator.credit.reach is not None
+        if asked and losses.numel() and not found.reached:
+            raise LossError(
+                f"credit={self.estimator.credit.name!r} needs a loss with a derivative in the "
+                "spikes of a noisy layer; this one has none. Leave credit='auto', or attach the "
+                "learner with 'none'."
+            )
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         # This process's part of the mean over all rows.
         mean = losses.sum() / max(1, losses.shape[-1] * ranks.size)

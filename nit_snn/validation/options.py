@@ -125,9 +125,10 @@ def check_together(given: Mapping[str, Any]) -> None:
         raise AttachError("rule='nit-s' is a direction of the noise: it needs residual=1.")
     if given["recompute"] is True and given["conditional"] is True:
         raise AttachError("conditional=True keeps the membranes; recompute=True keeps nothing.")
-    if given["shard"] is not None and given["replicas"] == "auto" and credit == "auto":
+    if given["shard"] is not None and credit == "auto":
         raise AttachError(
-            "replicas='auto' and credit='auto' could choose differently in each process: set both."
+            "credit='auto' could choose differently in each process: say which, such as 'layers' "
+            "or 'none'."
         )
 
 
