@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..recording.trace import Timeline
+from ..recording.timeline import Timeline
 from .baselines import Sharing, mean_of_others, sum_over_first
 from .credit import Known
 

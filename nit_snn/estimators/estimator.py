@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..dynamics.needs import Needs
 from ..neurons.base import NoisyNeuron
-from ..recording.trace import Chunk, LayerTrace, PassTrace
+from ..recording.timeline import Chunk
+from ..recording.trace import LayerTrace, PassTrace
 from ..training.distributed import ALONE, Ranks
 from . import surrogate
 from .baselines import INDEPENDENT, Sharing, advantages

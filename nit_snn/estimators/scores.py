@@ -16,7 +16,9 @@ from torch import Tensor
 from ..dynamics.cuda_executor import CudaExecutor
 from ..dynamics.lif import number, sign
 from ..neurons.base import NoisyNeuron
-from ..recording.trace import Chunk, LayerTrace, Segment, Timeline, rows_first
+from ..recording.segment import Segment
+from ..recording.timeline import Chunk, Timeline, rows_first
+from ..recording.trace import LayerTrace
 
 #: How many numbers of a layer are weighted at once.
 _AT_ONCE = 2**20

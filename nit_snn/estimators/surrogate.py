@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..dynamics.lif import number
-from ..recording.trace import Chunk, LayerTrace, Timeline
+from ..recording.timeline import Chunk, Timeline
+from ..recording.trace import LayerTrace
 from .credit import Credit
 from .credit.derivatives import handed_out, read_factor, surrogate_chain
 from .scores import LayerCotangents

@@ -26,10 +26,11 @@ from ..validation.passes import check_current, check_noisy, check_rows, warn_of_
 from .memory_budget import MemoryBudget
 from .packed_spikes import mark_spikes
 from .provenance import Seen
+from .segment import Input, Segment
 from .spike_node import Ledger, NodeState, collected_through, emit
 from .stale_state import StaleState
 from .synapse_taps import SynapseCall, SynapseTap, refuse_copy
-from .trace import Input, LayerTrace, Left, PassTrace, Segment
+from .trace import LayerTrace, Left, PassTrace
 
 
 class Recorder:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from ...dynamics.lif import number
+from ...recording.segment import Segment
 from ...recording.spike_node import NodeState
-from ...recording.trace import LayerTrace, PassTrace, Segment, Timeline
+from ...recording.timeline import Recorded, Timeline
+from ...recording.trace import PassTrace
 
 
 def collect(trace: PassTrace, losses: Tensor, form: str) -> None:
@@ -74,7 +76,7 @@ def _read_last(timeline: Timeline, segment: Segment, density: Tensor) -> Tensor:
     return factor[timeline.spans[segment].stop - 1]
 
 
-def reached(layer: LayerTrace) -> bool:
+def reached(layer: Recorded) -> bool:
     """Whether the losses depend on a layer's spikes or membranes, as far as was collected."""
     nodes = [segment.node for segment in layer.segments if segment.node is not None]
     return any(n.spike_gradient is not None or n.membrane_gradient is not None for n in nodes)

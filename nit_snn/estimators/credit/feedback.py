@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...recording.trace import LayerTrace, PassTrace, Timeline
+from ...recording.timeline import Timeline
+from ...recording.trace import LayerTrace, PassTrace
 from ...training.distributed import ALONE, Ranks
 from ...training.saved_state import count
 from .derivatives import collect, derivatives, reached

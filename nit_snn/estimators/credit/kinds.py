@@ -7,7 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ...recording.trace import LayerTrace, PassTrace, Timeline
+from ...recording.timeline import Timeline
+from ...recording.trace import LayerTrace, PassTrace
 
 
 @dataclass(frozen=True, eq=False)

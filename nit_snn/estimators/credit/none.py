@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...recording.trace import LayerTrace, PassTrace, Timeline
+from ...recording.timeline import Timeline
+from ...recording.trace import LayerTrace, PassTrace
 from .kinds import Known
 
 

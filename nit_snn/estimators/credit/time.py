@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...dynamics.lif import number
-from ...recording.trace import LayerTrace, PassTrace, Timeline
+from ...recording.timeline import Timeline
+from ...recording.trace import LayerTrace, PassTrace
 from .derivatives import collect, conditioned_jump, derivatives, later_drifts, reached
 from .kinds import Known
 

@@ -1,0 +1,86 @@
+"""One call of a neuron as it was recorded, and where its drift came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..dynamics.executor import Steps
+from .provenance import Seen
+from .spike_node import NodeState
+from .synapse_taps import SynapseCall
+
+
+@dataclass(eq=False, slots=True)
+class Input:
+    """A current of a segment, and where it came from.
+
+    Attributes:
+        source: The call of a registered synapse that made it; None for the general route.
+        graph: The current with its local graph, where that leads to the spikes before; without a
+            source, its gradient goes there, too.
+        gain: Its factor in the drift.
+        static: Whether one and the same current enters all steps of a segment of several.
+        step: Which step of the call's output it is, if it is but one.
+    """
+
+    source: SynapseCall | None
+    graph: Tensor | None
+    gain: float | Tensor
+    static: bool = False
+    step: int | None = None
+
+    def same(self, other: Input) -> bool:
+        """Whether both take the sum of two cotangents."""
+        equal = self.gain is other.gain or (
+            not isinstance(self.gain, Tensor)
+            and not isinstance(other.gain, Tensor)
+            and self.gain == other.gain
+        )
+        known = self.source is not None and self.source is other.source
+        return equal and known and self.step == other.step
+
+
+@dataclass(eq=False, slots=True)
+class Segment(Steps):
+    """One call of a neuron: a step, or several at once, and where its drift came from.
+
+    It may be the sum of several calls whose scores are multiplied with the same activity.
+
+    Attributes:
+        inputs: Where its currents came from.
+        drift: The drift with its local graph, where parameters enter it on other ways.
+        membrane: u before it fires; None where nobody asks for it.
+        origin: The segment that left the membrane which this one starts from; None if none did.
+        node: What stands for its spikes in the graph of whatever reads them.
+    """
+
+    inputs: tuple[Input, ...] = ()
+    drift: Tensor | None = None
+    membrane: Seen | None = None
+    origin: Segment | None = None
+    node: NodeState | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.calls)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether any parameter's gradient can be made of it."""
+        if self.drift is not None:
+            return True
+        return any(each.source is not None or each.graph is not None for each in self.inputs)
+
+    def absorbs(self, other: Segment) -> bool:
+        """Whether the noise of both may be summed before it meets the presynaptic activity."""
+        return (
+            bool(self.inputs)
+            and self.drift is None
+            and other.drift is None
+            and not (self.several or other.several)
+            and (self.shape, self.dtype) == (other.shape, other.dtype)
+            and len(self.inputs) == len(other.inputs)
+            and all(a.same(b) for a, b in zip(self.inputs, other.inputs, strict=True))
+        )

@@ -1,0 +1,249 @@
+"""The segments of a layer laid end to end, (T, N, *), so that estimators work on whole layers."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..dynamics.firing import Firing
+from ..dynamics.lif import number, spikes_of
+from ..errors import RecordingError
+from ..neurons.base import NoisyNeuron
+from .segment import Segment
+
+
+class Recorded(Protocol):
+    """What a timeline asks of its layer; `nit_snn.recording.trace.LayerTrace` is one.
+
+    Attributes:
+        name: Its qualified name.
+        neuron: The neuron.
+        segments: What was recorded of it, of all shapes.
+    """
+
+    name: str
+    neuron: NoisyNeuron
+    segments: list[Segment]
+
+    def noise_of(self, segment: Segment) -> Tensor:
+        """eps of a segment, kept or drawn again, in its own shape."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Chunk:
+    """Cotangents of drifts.
+
+    Attributes:
+        segments: One segment, or several of a single step each.
+        steps: Of a segment of several steps, which of them.
+        values: (t, N, *), one for each of the segments or steps.
+        total: Of a segment of several steps: `values` is their sum, (1, N, *).
+    """
+
+    segments: Sequence[Segment]
+    steps: range
+    values: Tensor
+    total: bool = False
+
+
+class Timeline:
+    """All segments of a layer that have one shape, end to end: every tensor (T, N, *).
+
+    Args:
+        layer: The layer.
+        segments: In the order in which they ran.
+    """
+
+    def __init__(self, layer: Recorded, segments: list[Segment]) -> None:
+        self._layer = weakref.ref(layer)  # which holds this: no circle is to be left to Python
+        self.segments = segments
+        self.spans: dict[Segment, range] = {}
+        start = 0
+        for segment in segments:
+            self.spans[segment] = range(start, start + len(segment.calls))
+            start += len(segment.calls)
+        self.steps = start
+        self.single = not any(segment.several for segment in segments)
+        self.rule = segments[0].rule
+        self._firing: Firing | None = None
+        self._noise: Tensor | None = None
+        self._density: Tensor | None = None
+
+    @property
+    def layer(self) -> Recorded:
+        found = self._layer()
+        assert found is not None
+        return found
+
+    @property
+    def calls(self) -> list[int]:
+        return [call for segment in self.segments for call in segment.calls]
+
+    @property
+    def noise(self) -> Tensor:
+        """eps; what was not kept is drawn again."""
+        if self._noise is None:
+            self._noise = self._stacked([self.layer.noise_of(s) for s in self.segments])
+        return self._noise
+
+    @property
+    def density(self) -> Tensor:
+        """phi(a) / sigma, the derivative of the firing probability in the drift."""
+        if self._density is None:
+            sigma = number(self.layer.neuron.sigma.detach().to(self.firing.level.dtype))
+            self._density = self.firing.density / sigma
+        return self._density
+
+    @cached_property
+    def own_noise(self) -> tuple[Tensor, Tensor | float]:
+        """What each membrane still carries of its own noise, (T, N, *), and its deviation.
+
+        `nu_t = sigma eps_t + carry nu_{t-1}`, from the last spike on where that wipes the membrane.
+        """
+        rule, firing = self.rule, self.firing
+        assert firing.noise is not None
+        sigma = number(self.layer.neuron.sigma.detach().to(firing.level.dtype))
+        carried, carry = firing.noise * sigma, number(rule.carry)
+        if not (rule.carries and self.linked):
+            return carried, sigma
+        kept = (1 - firing.spike) * carry if rule.wiped else None
+        # Without a reset to a constant the variance is the same in all rows.
+        variance = torch.zeros_like(carried if rule.wiped else carried[:, :1]) + sigma**2
+        each, spread = carried.unbind(0), variance.unbind(0)
+        for step, before in enumerate(self.before):
+            if before is not None:
+                factor = carry if kept is None else kept[before]
+                each[step].add_(each[before] * factor)
+                spread[step].add_(spread[before] * factor**2)
+        return carried, variance.sqrt_()
+
+    @cached_property
+    def smoothed(self) -> Firing:
+        """How likely spikes were, averaged over what membranes carry of their own noise.
+
+        A sample of the past noise tells of one membrane; the loss is an average over all of them.
+        """
+        firing = self.firing
+        assert firing.noise is not None
+        carried, spread = self.own_noise
+        if not (self.rule.carries and self.linked):
+            return firing
+        sigma = number(self.layer.neuron.sigma.detach().to(firing.level.dtype))
+        level = ((firing.level - firing.noise) * sigma).add_(carried).div_(spread)
+        return Firing(firing.spike, level, firing.noise, self.rule.wiped)
+
+    @cached_property
+    def smoothed_density(self) -> Tensor:
+        """phi(a) over the deviation, for `smoothed`."""
+        return self.smoothed.density / self.own_noise[1]
+
+    @cached_property
+    def before(self) -> list[int | None]:
+        """For each step the one that left the membrane which it starts from; None if none did."""
+        found: list[int | None] = []
+        for segment in self.segments:
+            span = self.spans.get(segment.origin) if segment.origin is not None else None
+            found.append(None if span is None else span.stop - 1)
+            found.extend(range(len(found) - 1, len(found) - 1 + len(segment.calls) - 1))
+        return found
+
+    @property
+    def linked(self) -> bool:
+        """Whether any step starts from a membrane that another one left."""
+        return any(step is not None for step in self.before)
+
+    def run_back(self, values: Tensor, chain: Tensor) -> None:
+        """`f_t = values_t + E_t f_{t+1}`, backwards in time over each neuron's own steps, in place.
+
+        Args:
+            values: (T, N, *).
+            chain: E, the derivative of a step's drift in the one before, at the one before.
+        """
+        each, factors = values.unbind(0), chain.unbind(0)
+        for step in range(self.steps - 1, -1, -1):
+            before = self.before[step]
+            if before is not None:
+                each[before].addcmul_(each[step], factors[before])
+
+    def later(self, values: Tensor) -> Tensor:
+        """Of each step the value of the one that starts from its membrane, or their sum."""
+        found = torch.zeros_like(values)
+        for step, before in enumerate(self.before):
+            if before is not None:
+                found[before] += values[step]
+        return found
+
+    @property
+    def firing(self) -> Firing:
+        """What the layer did, and how likely it was."""
+        if self._firing is None:
+            membrane = self._stacked([self._membrane(s) for s in self.segments])
+            spikes = spikes_of(membrane, self.rule.threshold, self.rule.or_equal)
+            noise = self.noise.to(membrane.dtype)
+            sigma = number(self.layer.neuron.sigma.detach().to(membrane.dtype))
+            level = (number(self.rule.threshold) - membrane).div_(sigma).add_(noise)
+            self._firing = Firing(spikes, level, noise, self.rule.wiped)
+        return self._firing
+
+    def _stacked(self, values: list[Tensor]) -> Tensor:
+        """(T, N, *) from what each segment has; a single one of several steps is not copied."""
+        if self.single:
+            return torch.stack(values)
+        pairs = zip(self.segments, values, strict=True)
+        found = [value if segment.several else value[None] for segment, value in pairs]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _membrane(self, segment: Segment) -> Tensor:
+        found = None if segment.membrane is None else segment.membrane.unchanged
+        if found is None:
+            raise RecordingError(
+                f"The membrane of {self.layer.name} was written to in place after a step, and what "
+                "the step did cannot be told from it any more. Write to a clone of it."
+            )
+        return found
+
+    def joined(self, values: list[Tensor | None]) -> Tensor:
+        """What each segment has, end to end; zero where it has nothing."""
+        like = self.firing.spike
+        if all(value is None for value in values):
+            return torch.zeros_like(like)
+        shapes = (own.shape for _, own in self.parts(like))
+        found = [
+            like.new_zeros(shape) if value is None else value.to(like.dtype)
+            for value, shape in zip(values, shapes, strict=True)
+        ]
+        joined = self._stacked(found)
+        return joined.clone() if len(found) == 1 else joined
+
+    def chunks(self, values: Tensor) -> Iterable[Chunk]:
+        """(T, N, *) as what `LayerCotangents` are made of: single steps together."""
+        if self.single:
+            yield Chunk(self.segments, range(1), values)
+            return
+        for segment, own in self.parts(values):
+            own = own if segment.several else own[None]
+            yield Chunk([segment], range(len(segment.calls)), own)
+
+    def parts(self, values: Tensor) -> Iterable[tuple[Segment, Tensor]]:
+        """Each segment and its share of (T, N, *), in its own shape."""
+        if self.single:
+            return zip(self.segments, values.unbind(0), strict=True)
+        spans = ((segment, self.spans[segment]) for segment in self.segments)
+        return (
+            (segment, values[span.start : span.stop] if segment.several else values[span.start])
+            for segment, span in spans
+        )
+
+
+def rows_first(weight: Tensor, like: Tensor) -> Tensor:
+    """(N,) or (T, N) as a factor of (T, N, *)."""
+    weight = weight.to(like.dtype)
+    weight = weight if weight.dim() == 2 else weight.unsqueeze(0)
+    return weight.reshape(*weight.shape, *(1,) * (like.dim() - 2))
