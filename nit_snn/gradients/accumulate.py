@@ -14,7 +14,7 @@ from torch import Tensor
 from ..estimators.scores import LayerCotangents
 from ..recording.packed_spikes import PackedSpikes
 from ..recording.segment import Segment
-from ..recording.synapse_taps import SynapseCall
+from ..recording.synapse_call import SynapseCall
 from ..recording.timeline import Chunk
 from ..recording.trace import PassTrace
 from .synapses.conv import conv_gradient

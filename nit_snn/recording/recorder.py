@@ -29,7 +29,8 @@ from .provenance import Seen
 from .segment import Input, Segment
 from .spike_node import Ledger, NodeState, collected_through, emit
 from .stale_state import StaleState
-from .synapse_taps import SynapseCall, SynapseTap, refuse_copy
+from .synapse_call import SynapseCall
+from .synapse_taps import SynapseTap, refuse_copy
 from .trace import LayerTrace, Left, PassTrace
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..dynamics.executor import Steps
 from .provenance import Seen
 from .spike_node import NodeState
-from .synapse_taps import SynapseCall
+from .synapse_call import SynapseCall
 
 
 @dataclass(eq=False, slots=True)

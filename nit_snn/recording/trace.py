@@ -23,7 +23,7 @@ from .packed_spikes import SpikeTrain
 from .provenance import Seen
 from .segment import Segment
 from .spike_node import Ledger
-from .synapse_taps import SynapseCall
+from .synapse_call import SynapseCall
 from .timeline import Timeline
 
 _PLACES = 8

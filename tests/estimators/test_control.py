@@ -17,7 +17,7 @@ from nit_snn import NITLearner, swap_neurons
 from nit_snn.errors import AttachError, LossError, UnreachedParameterWarning
 from nit_snn.recording.segment import Segment
 from nit_snn.recording.spike_node import NodeState
-from nit_snn.recording.synapse_taps import SynapseCall
+from nit_snn.recording.synapse_call import SynapseCall
 from nit_snn.recording.trace import LayerTrace, PassTrace
 
 X = torch.linspace(-1, 2, 24).view(6, 4)

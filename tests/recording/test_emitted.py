@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.recording.packed_spikes import PackedSpikes
-from nit_snn.recording.synapse_taps import SynapseCall
+from nit_snn.recording.synapse_call import SynapseCall
 
 
 def record(net: nn.Module, x: Tensor, **options: object) -> tuple[NITLearner, list[SynapseCall]]:

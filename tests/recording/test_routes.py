@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.errors import NITError
-from nit_snn.recording.synapse_taps import SynapseCall
+from nit_snn.recording.synapse_call import SynapseCall
 
 STEPS = 3
 

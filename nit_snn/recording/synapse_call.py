@@ -1,0 +1,195 @@
+"""What is known of one call of a registered synapse, and how a current leads to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RecordingError
+from ..gradients.synapses import SynapseGradient
+from ..gradients.synapses.linear import linear_gradient
+from .expansion import Expansion
+from .memory_budget import MemoryBudget
+from .packed_spikes import PackedSpikes, pack
+from .provenance import find, repeats_over_time
+
+
+@dataclass(eq=False, slots=True)
+class SynapseCall:
+    """One call of a registered synapse.
+
+    Attributes:
+        name: Qualified name of the layer.
+        module: The layer.
+        gradient: Its gradient function.
+        parameters: What its parameters were in the call.
+        activity: What went in: one time slice of it if it is the same at all steps; as bits if a
+            noisy neuron emitted it.
+        version: autograd's version counter of `activity` then.
+        output_shape: What came out for it, one time slice likewise.
+        static: Whether input and output are the same at all steps of their first dimension.
+        budget: That of the pass.
+        kept: Bytes of the input as numbers, if they were taken from the budget.
+        calls: How often the layer was called with this input.
+        readers: How often a neuron was given what came out, untouched.
+        used: Whether a neuron was given it at all.
+        followed: Whether the input has a graph of its own, which leads to spikes.
+        binary: Whether it is nothing but zeros and ones, once somebody has asked.
+    """
+
+    name: str
+    module: nn.Module
+    gradient: SynapseGradient
+    parameters: Mapping[str, Tensor | None]
+    activity: Tensor | PackedSpikes
+    version: int
+    output_shape: torch.Size
+    static: bool
+    budget: MemoryBudget
+    kept: int = 0
+    calls: int = 0
+    readers: int = 0
+    used: bool = False
+    followed: bool = False
+    binary: bool | None = None
+
+    @staticmethod
+    def of(current: Tensor, again: bool = False) -> tuple[SynapseCall | None, bool]:
+        """The call that made `current`, and whether it made one slice for all its time steps.
+
+        `current` may be the output itself, a reshape of it, or a repetition of it over time. An
+        in-place operation on any of them, or a hook on it, disqualifies it.
+
+        Args:
+            current: What a neuron was given.
+            again: Whether it was asked for before, for another step of it.
+        """
+        call = _marked(current)
+        if call is not None:
+            call.readers += not again
+            call._use()
+            return call, call.static
+        if repeats_over_time(current):
+            call = _marked(current[0])
+        if call is not None:
+            call._use()
+        return call, call is not None
+
+    def _use(self) -> None:
+        """A noisy neuron reads it: the spikes that went in are kept here, as bits."""
+        if self.used:
+            return
+        self.used = True
+        if self.kept and isinstance(self.activity, Tensor) and not self.followed:
+            self.budget.give_back(self.kept)
+            self.activity = pack(self.activity) or self.activity
+
+    def parameter_gradients(
+        self, cotangent: Tensor, signed: bool = False, steps: range | None = None
+    ) -> dict[Tensor, Tensor]:
+        """Gradients of the layer's trainable parameters.
+
+        Args:
+            cotangent: That of the output; of a static one, for each step or summed over them.
+            signed: Take the sign of the presynaptic activity (NIT-S).
+            steps: The cotangent is that of these slices of the output alone.
+
+        Raises:
+            RecordingError: The input was changed in place since.
+        """
+        shape = self.output_shape
+        if steps is not None:
+            shape = torch.Size([len(steps), *shape[1:]])
+        elif cotangent.numel() != shape.numel():
+            cotangent = cotangent.reshape(-1, *shape).sum(0)
+        activity, cotangent = self.presynaptic(cotangent.reshape(shape), steps)
+        spikes = signed and self.carries_spikes
+        return self.gradients_of(activity, cotangent, signed, spikes)
+
+    def gradients_of(
+        self, activity: Tensor, cotangent: Tensor, signed: bool, spikes: bool
+    ) -> dict[Tensor, Tensor]:
+        """Those for an activity and a cotangent of its output, in the call's own parameters.
+
+        Args:
+            activity: What went in.
+            cotangent: That of what came out.
+            signed: Take the sign of the activity (NIT-S).
+            spikes: Whether it is nothing but spikes.
+        """
+        if signed:
+            activity = 2 * activity - 1 if spikes else (activity >= 0).to(activity.dtype) * 2 - 1
+        found = self.gradient(self.module, activity, cotangent)
+        pairs = ((self.parameters[name], gradient) for name, gradient in found.items())
+        return {p: gradient for p, gradient in pairs if p is not None and p.requires_grad}
+
+    @property
+    def carries_spikes(self) -> bool:
+        """Whether what went in is nothing but zeros and ones: NIT-S counts these as -1 and +1.
+
+        Real values count by their sign (section 3.3).
+        """
+        if isinstance(self.activity, PackedSpikes):
+            return True
+        if self.binary is None:
+            values = self.activity.detach()
+            self.binary = bool(((values == 0) | (values == 1)).all())
+        return self.binary
+
+    def presynaptic(self, cotangent: Tensor, steps: range | None = None) -> tuple[Tensor, Tensor]:
+        """The activity as numbers, and the cotangent for it; repeated replicas once.
+
+        Args:
+            cotangent: In the output's shape.
+            steps: The cotangent is that of these slices alone.
+        """
+        if isinstance(self.activity, PackedSpikes):
+            packed = self.activity if steps is None else self.activity.part(steps)
+            return packed.unpack(cotangent.dtype), cotangent
+        activity = self.activity
+        if activity._version != self.version:
+            raise RecordingError(
+                f"The input of {self.name} was changed in place after {self.name} had used it. "
+                "Clone it before writing to it."
+            )
+        expansion = Expansion.of(activity)
+        if steps is not None:
+            activity = activity[steps.start : steps.stop]
+        if expansion is not None:
+            activity, cotangent = expansion.once(activity), expansion.fold(cotangent)
+        return activity.detach(), cotangent
+
+    def from_bits(
+        self, gradient: Callable[[PackedSpikes, int], Tensor | None]
+    ) -> dict[Tensor, Tensor] | None:
+        """Gradients of a dense layer's parameters from a function of its spikes as bits.
+
+        Args:
+            gradient: From the spikes of a sequence, (T, N, in), and the number of outputs to
+                (out, in + 1), with the bias last; or None.
+
+        Returns:
+            None if the layer is another, or its input was not such spikes, or there is no gradient.
+        """
+        if self.gradient is not linear_gradient or not isinstance(self.activity, PackedSpikes):
+            return None
+        if len(self.activity.shape) != 3:
+            return None
+        found = gradient(self.activity, self.output_shape[-1])
+        if found is None:
+            return None
+        pairs = {"weight": found[:, :-1], "bias": found[:, -1]}
+        trained = ((self.parameters[name], g) for name, g in pairs.items())
+        return {p: g for p, g in trained if p is not None and p.requires_grad}
+
+
+def _marked(tensor: Tensor) -> SynapseCall | None:
+    """The call that made `tensor`, or what it is a mere reshape of, if nothing has changed it."""
+    if not tensor.requires_grad or tensor._backward_hooks:
+        return None
+    call = find(tensor, SynapseCall)
+    base = tensor._base
+    return None if base is not None and base._backward_hooks else call
