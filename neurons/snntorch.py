@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +10,7 @@ from torch import Tensor, nn
 from ..compat import require
 from ..dynamics.lif import (
     Current,
-    Dynamics,
     Lif,
-    MembraneRule,
     MembraneUpdate,
     alpha_charge,
     lapicque_charge,
@@ -21,218 +18,17 @@ from ..dynamics.lif import (
     number,
     synaptic_current,
 )
-from .base import NoisyNeuron, Recorder, check_grad_mode
-from .guard import GuardedMembrane, guarded, unguarded
+from .base import Recorder, check_grad_mode
+from .guard import guarded, unguarded
+from .snntorch_base import NoisySnnTorch
+from .snntorch_base import spikes_at_threshold as spikes_at_threshold
 
 require("snntorch", extra="snntorch")
 
 import snntorch as snn  # noqa: E402
 
 
-class _NoisyLIF(NoisyNeuron):
-    """Noise in the membrane of any of snnTorch's neurons, over one state function.
-
-    Args:
-        *args: As in the framework's own neuron.
-        sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
-        **options: As in the framework's own neuron.
-    """
-
-    mem: Tensor
-    reset: Tensor
-    reset_mechanism: str
-    beta: Tensor
-    threshold: Tensor
-    graded_spikes_factor: Tensor
-    spike_grad: Callable[[Tensor], Tensor]
-    state_quant: Any
-    inhibition: bool
-    reset_delay: bool
-    _states: tuple[str, ...] = ("mem",)
-    _decided: Tensor | None = None
-    _grades: bool | None = None
-    _known_rule: tuple[Any, MembraneRule] | None = None
-
-    def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._init_noise(sigma, like=self.beta)
-
-    @property
-    def state_function(self) -> Callable[[Tensor], Any]:
-        """What snnTorch calls for the new state; it keeps its own for `restore_neurons`."""
-        return self._noisy_state
-
-    @state_function.setter
-    def state_function(self, own: Callable[[Tensor], Any]) -> None:
-        vars(self)["state_function"] = own
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if type(self.mem) is GuardedMembrane:
-            self.mem = unguarded(self.mem, self)
-        # The current comes first; what follows are states.
-        if GuardedMembrane in map(type, args[1:]) or kwargs:
-            args = (*args[:1], *(unguarded(x, self) for x in args[1:]))
-            kwargs = {k: x if k == "input_" else unguarded(x, self) for k, x in kwargs.items()}
-        recorder = self._recorder
-        if recorder is None or not recorder.learns:
-            return super().forward(*args, **kwargs)
-        check_grad_mode()
-        with torch.no_grad():
-            output = super().forward(*args, **kwargs)
-        if not getattr(self, "reset_delay", True):
-            recorder.leave(self, self.mem)
-        if not recorder.guards:
-            return output
-        self.mem = guarded(self.mem, recorder, self)
-        return (*output[:-1], self.mem) if isinstance(output, tuple) else output
-
-    def _noisy_state(self, input_: Tensor) -> Any:
-        """The framework's new state, with one sample of noise in its membrane."""
-        raise NotImplementedError
-
-    def _charged(self, drift: Callable[..., Tensor], *currents: Tensor) -> Tensor:
-        """The noisy membrane whose drift before the reset is `drift(*currents, membrane)`."""
-        gain = self._gain
-        moved = self._step(
-            MembraneUpdate(
-                tuple(Current(current, gain) for current in currents),
-                self.mem,
-                lambda *values: self._after_reset(drift(*values)),
-                self._rule,
-            )
-        )
-        self._decided = moved.spikes
-        assert moved.membrane is not None
-        return moved.membrane
-
-    @property
-    def _rule(self) -> MembraneRule:
-        """What it does at every step; while a pass is recorded, that of its first."""
-        recorder = self._recorder
-        if self._known_rule is not None and self._known_rule[0] is recorder:
-            return self._known_rule[1]
-        rule = MembraneRule(
-            number(self.threshold),
-            lif=self._lif,
-            carry=number(self._carry),
-            wiped=self.reset_mechanism == "zero",
-            jump=self._jump,
-            delayed=self.reset_mechanism != "none",
-        )
-        self._known_rule = None if recorder is None else (recorder, rule)
-        return rule
-
-    def _graded(self, spike: Tensor) -> Tensor:
-        """Spikes times their factor, which belongs to the block behind the neuron if it learns."""
-        factor = self.graded_spikes_factor
-        if self._grades is None:
-            self._grades = bool(factor.requires_grad or (factor != 1).any())
-        if not self._grades:
-            return spike
-        with torch.set_grad_enabled(factor.requires_grad or spike.requires_grad):
-            return spike * factor
-
-    @property
-    def _lif(self) -> Lif | None:
-        """The drift in closed form, where it has one."""
-        return None
-
-    def _delayed(self, zero: str) -> Dynamics:
-        """The resets, decided one step later; `zero` is what "zero" does."""
-        reset = {"subtract": "soft", "zero": zero, "none": "none"}[self.reset_mechanism]
-        return Dynamics(reset=reset, delayed=True)
-
-    @property
-    def _gain(self) -> float | Tensor:
-        return 1.0
-
-    @property
-    def _carry(self) -> float | Tensor:
-        """The derivative of the drift in the old membrane, but for what a spike wipes out."""
-        return self.beta.detach().clamp(0, 1)
-
-    def _jump(self, membrane: Tensor | float) -> float | Tensor:
-        """What a spike adds to the next drift, but for a reset of the current with it.
-
-        Args:
-            membrane: What it would be without the spike.
-        """
-        if self.reset_mechanism == "subtract":
-            return -self.threshold.detach()
-        return -self._carry * membrane if self.reset_mechanism == "zero" else 0.0
-
-    @property
-    def _kept(self) -> float | Tensor:
-        """What a reset of the whole drift leaves of it."""
-        return 1 - self.reset if self.reset_mechanism == "zero" else 1.0
-
-    @property
-    def _fixed_threshold(self) -> Tensor:
-        """The noise does not reach a learnable threshold, so no part of it is learned."""
-        return self.threshold.detach() if self._learning else self.threshold
-
-    def _after_reset(self, charged: Tensor) -> Tensor:
-        if self.reset_mechanism == "subtract":
-            return charged - self.reset * self._fixed_threshold
-        if self.reset_mechanism == "zero":  # the whole of it: the new current, too
-            return charged - self.reset * charged
-        return charged
-
-    def mem_reset(self, mem: Tensor) -> Tensor:
-        fired = None if self._recorder is None else self._recorder.fired(self, mem)
-        if fired is not None:
-            return fired.detach()
-        # Surrogates return float32 whatever the membrane is.
-        return super().mem_reset(mem).to(mem.dtype)  # type: ignore[misc, no-any-return]
-
-    def reset_state(self) -> None:
-        for name in self._states:
-            # Empty, as snnTorch makes them: the first current gives them their shape.
-            setattr(self, name, unguarded(getattr(self, name)).detach().new_zeros(0))
-
-    def detach_state(self) -> None:
-        for name in self._states:
-            held = getattr(self, name)
-            plain = unguarded(held)
-            if plain.requires_grad or plain is not held:
-                setattr(self, name, plain.detach())
-
-    @property
-    def membrane(self) -> Tensor:
-        return unguarded(self.mem)
-
-    def unreachable(self) -> dict[str, str]:
-        if not self.threshold.requires_grad:
-            return {}
-        return {"threshold": "it decides on the spikes, and the noise is not in it"}
-
-    def why_not_pathwise(self) -> str | None:
-        if not getattr(self, "reset_delay", True):
-            return "it resets without delay, and then once more if the membrane is still high"
-        return self.why_no_firing_probability()
-
-    def why_no_firing_probability(self) -> str | None:
-        if self.inhibition:
-            return "inhibition couples it to its neighbours"
-        if self.state_quant:
-            return "its membrane is quantised"
-        if not spikes_at_threshold(self.spike_grad):
-            return "its spike_grad does not fire at the threshold"
-        return None
-
-    def fire(self, mem: Tensor) -> Tensor:
-        if self._recorder is None:
-            # The next layer wants the membrane's dtype.
-            return super().fire(mem).to(mem.dtype)  # type: ignore[misc, no-any-return]
-        spike, self._decided = self._decided, None
-        if spike is None:
-            if self.state_quant:
-                mem = self.state_quant(mem)
-            spike = self._emit(self.spike_grad(mem - self.threshold).to(mem.dtype))
-        return self._graded(spike)
-
-
-class NoisyLeaky(_NoisyLIF, snn.Leaky):
+class NoisyLeaky(NoisySnnTorch, snn.Leaky):
     """`snntorch.Leaky` with Gaussian noise in its membrane.
 
     `u_t = beta * u_{t-1} + I_t - reset + sigma * eps_t`; it fires when `u_t > threshold`. The same
@@ -266,8 +62,8 @@ class NoisyLeaky(_NoisyLIF, snn.Leaky):
         """Whether a step is its closed form and nothing that the framework's forward adds to it."""
         if self._direct is None or self._direct[0] is not recorder:
             kind = type(self)
-            own = kind._noisy_state is NoisyLeaky._noisy_state and kind.fire is _NoisyLIF.fire
-            bound: Any = super(_NoisyLIF, self).forward
+            own = kind._noisy_state is NoisyLeaky._noisy_state and kind.fire is NoisySnnTorch.fire
+            bound: Any = super(NoisySnnTorch, self).forward
             theirs = bound.__func__ is snn.Leaky.forward
             closed = not self.beta.requires_grad and self.reset_delay
             self._direct = (recorder, own and theirs and closed and self in recorder.binary)
@@ -315,7 +111,7 @@ class NoisyLeaky(_NoisyLIF, snn.Leaky):
         return charged if self.reset_mechanism == "zero" else super()._after_reset(charged)
 
 
-class NoisyLapicque(_NoisyLIF, snn.Lapicque):
+class NoisyLapicque(NoisySnnTorch, snn.Lapicque):
     """`snntorch.Lapicque` with Gaussian noise in its membrane.
 
     `u_t = (1 - dt / (R C)) u_{t-1} + dt / C * I_t - reset + sigma * eps_t`; "zero" resets all but
@@ -354,7 +150,7 @@ class NoisyLapicque(_NoisyLIF, snn.Lapicque):
         return found
 
 
-class NoisySynaptic(_NoisyLIF, snn.Synaptic):
+class NoisySynaptic(NoisySnnTorch, snn.Synaptic):
     """`snntorch.Synaptic` with Gaussian noise in its membrane.
 
     `syn_t = alpha * syn_{t-1} + I_t`, `u_t = beta * u_{t-1} + syn_t - reset + sigma * eps_t`. The
@@ -376,7 +172,7 @@ class NoisySynaptic(_NoisyLIF, snn.Synaptic):
         return "its synaptic current is quantised" if self.state_quant else None
 
 
-class NoisyAlpha(_NoisyLIF, snn.Alpha):
+class NoisyAlpha(NoisySnnTorch, snn.Alpha):
     """`snntorch.Alpha` with Gaussian noise in its membrane.
 
     `exc_t = alpha * exc_{t-1} + I_t`, `inh_t = beta * inh_{t-1} - I_t`,
@@ -422,7 +218,7 @@ class NoisyAlpha(_NoisyLIF, snn.Alpha):
         return "its synaptic currents are quantised" if self.state_quant else None
 
 
-class NoisyRLeaky(_NoisyLIF, snn.RLeaky):
+class NoisyRLeaky(NoisySnnTorch, snn.RLeaky):
     """`snntorch.RLeaky` with Gaussian noise in its membrane.
 
     `u_t = beta * u_{t-1} + I_t + V(s_{t-1}) - reset + sigma * eps_t`, with the layer's own last
@@ -453,7 +249,7 @@ class NoisyRLeaky(_NoisyLIF, snn.RLeaky):
         return self._kept
 
 
-class NoisyRSynaptic(_NoisyLIF, snn.RSynaptic):
+class NoisyRSynaptic(NoisySnnTorch, snn.RSynaptic):
     """`snntorch.RSynaptic` with Gaussian noise in its membrane.
 
     `syn_t = alpha * syn_{t-1} + I_t + V(s_{t-1})`,
@@ -490,13 +286,6 @@ NOISY = {
 
 #: Methods of the framework's neurons that a noisy one never calls, and where it does their work.
 REPLACED = ("_base_state_function", "_base_sub", "_base_zero", "_base_int"), "_noisy_state"
-
-
-def spikes_at_threshold(spike: Callable[[Tensor], Tensor]) -> bool:
-    """Whether a surrogate's forward pass is the step function that snnTorch's equations have."""
-    distances = torch.tensor([-100.0, -0.01, 0.01, 100.0])
-    fired = [spike(distances) for _ in range(8)]  # a stochastic one gives itself away
-    return all(torch.equal(f.float(), (distances > 0).float()) for f in fired)
 
 
 def is_spiking(kind: type[nn.Module]) -> bool:

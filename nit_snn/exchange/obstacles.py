@@ -9,6 +9,7 @@ from torch import nn
 
 from ..compat import loaded_neuron_families
 from ..errors import ExchangeError
+from ..neurons.snntorch_base import spikes_at_threshold
 
 
 def refuse(obstacles: dict[str, str]) -> None:
@@ -39,8 +40,6 @@ def obstacle(module: nn.Module) -> str | None:
 
 
 def _snntorch_obstacle(neuron: Any) -> str | None:
-    from ..neurons.snntorch import spikes_at_threshold
-
     kind = type(neuron).__name__
     if kind not in ("Leaky", "Synaptic"):
         return f"NIR has no neuron like {kind}"
