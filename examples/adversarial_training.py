@@ -58,7 +58,8 @@ from nit_snn.robustness import (
     trades,
 )
 from nit_snn.training.batches import Batches
-from nit_snn.training.checkpoints import Checkpoints, write_whole
+from nit_snn.training.checkpoint_file import write_whole
+from nit_snn.training.checkpoints import Checkpoints
 
 EPS = 0.1
 TIME = {"conditional": True, "credit": "time"}

@@ -41,7 +41,8 @@ from nit_snn.inspect.audit import rectangle
 from nit_snn.inspect.plotting import accuracy_against_eps
 from nit_snn.robustness import Defender, Verdict, adaptive, check, compare, paper
 from nit_snn.training.batches import Batches
-from nit_snn.training.checkpoints import Checkpoints, write_whole
+from nit_snn.training.checkpoint_file import write_whole
+from nit_snn.training.checkpoints import Checkpoints
 
 METHODS = ("STBP", "STBP-N", "NIT", "NIT-S", "NIT-S+")
 PAPER: dict[str, dict[str, list[float]]] = {  # clean, then ATTACKS

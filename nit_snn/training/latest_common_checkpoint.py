@@ -11,7 +11,8 @@ from typing import Any
 import torch.distributed as dist
 
 from ..errors import CheckpointError
-from .checkpoints import Checkpoint, Checkpoints
+from .checkpoint import Checkpoint
+from .checkpoints import Checkpoints
 from .distributed import together
 
 

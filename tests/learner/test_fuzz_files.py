@@ -23,7 +23,9 @@ from nit_snn import NITLearner, NITSPlus, swap_neurons
 from nit_snn.datasets import load
 from nit_snn.datasets.subset import file_name, read_subset
 from nit_snn.errors import CheckpointError, DatasetError, NITError
-from nit_snn.training.checkpoints import Checkpoint, Checkpoints, read
+from nit_snn.training.checkpoint import Checkpoint
+from nit_snn.training.checkpoint_file import read
+from nit_snn.training.checkpoints import Checkpoints
 
 few = settings(
     max_examples=60,

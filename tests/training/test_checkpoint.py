@@ -21,7 +21,8 @@ from conftest import SnnTorchNet
 from nit_snn import NITLearner, NITSPlus, swap_neurons
 from nit_snn.errors import CheckpointError, DamagedCheckpointError, DamagedCheckpointWarning
 from nit_snn.training.batches import Batches
-from nit_snn.training.checkpoints import Checkpoints, read, write_whole
+from nit_snn.training.checkpoint_file import read, write_whole
+from nit_snn.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 
@@ -265,10 +266,10 @@ def test_a_strangers_file_runs_no_code(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("content", [[1], {"parts": {}}, {"format": 1}, {"format": 2}])
 def test_other_files_of_torch_are_told_from_checkpoints(content: Any, tmp_path: Path) -> None:
-    from nit_snn.training.checkpoints import _packed
+    from nit_snn.training.checkpoint_file import packed
 
     path = tmp_path / "00000001.pt"
-    path.write_bytes(_packed(content))
+    path.write_bytes(packed(content))
     with pytest.raises(CheckpointError, match=r"no checkpoint|has no usable|has format 2"):
         Checkpoints(tmp_path).newest()
     torch.save({"net": {}}, path)
