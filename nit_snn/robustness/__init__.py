@@ -15,13 +15,15 @@ believed, and `mcnemar` whether two networks differ. `AdversarialExpand` trains 
 
 from .adversarial import AdversarialExpand, loss_of_mean, trades
 from .attacks import paper_attacks
-from .certify import Certificate, Sensitivity, certify_noise, certify_smoothing, sensitivity
+from .certify import Certificate, certify_noise, certify_smoothing
 from .chance import worst_by_chance
-from .classifier import NoisyClassifier, reset_states
+from .classifier import NoisyClassifier
 from .defender import Defender
 from .eot import EOTPGD
 from .gradients import gradients
 from .nattack import NAttack
+from .neuron_states import reset_states
+from .noise_sensitivity import Sensitivity, sensitivity
 from .paired import Paired, mcnemar
 from .protocols import adaptive, paper
 from .sanity import check, compare

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from ..dynamics.needs import Needs
-from ..errors import AttachError, BiasWarning, ClassifierError, RecordingError
-from ..estimators.credit import KINDS
-from ..inspect.audit.surrogates import Surrogate, switched, with_surrogate
-from ..neurons.base import NoisyNeuron, check_module, noise_off, noisy_neurons
+from ..errors import AttachError, BiasWarning, ClassifierError
+from ..inspect.audit.surrogates import Surrogate, switched
+from ..neurons.base import check_module, noise_off, noisy_neurons
 from ..noise.streams import ReplicaNoise
 from ..recording.recorder import Recorder
-from ..swap import spiking_modules
 from ..validation import network
 from ..validation.to_python_scalar import is_whole
+from .check_gradient import check_lr, check_surrogate, neurons_with_surrogate
 from .front import once
+from .neuron_states import check_idle, reset_states
 from .pullback import AVERAGES, Averaged, LikelihoodRatio, Pass, frozen, lr_estimator
 
 GRADIENTS = ("surrogate", "lr")
@@ -138,11 +138,11 @@ class NoisyClassifier(nn.Module):
             if value not in allowed:
                 raise ClassifierError(f"{option} must be one of {allowed}, got {value!r}.")
         if gradient == "lr":
-            _check_lr(net, draws, noise, surrogate, conditional, credit)
+            check_lr(net, draws, noise, surrogate, conditional, credit)
         elif conditional or credit != "none":
             raise ClassifierError("conditional and credit belong to gradient='lr'.")
         if surrogate is not None:
-            _check_surrogate(net, surrogate)
+            check_surrogate(net, surrogate)
         self.net = net
         self.training = net.training  # attack libraries put the net back to what this says
         self.draws = int(draws)
@@ -260,7 +260,7 @@ class NoisyClassifier(nn.Module):
         if self.surrogate is None:
             yield
             return
-        neurons = _with_surrogate(self.net)
+        neurons = neurons_with_surrogate(self.net)
         with switched(self.net) as choose:
             choose({neuron: self._surrogate_of(name) for name, neuron in neurons.items()})
             yield
@@ -280,90 +280,3 @@ class NoisyClassifier(nn.Module):
             for number in numbers:
                 torch.cuda.default_generators[number].manual_seed(self.seed)
             yield
-
-
-def check_idle(neurons: Mapping[str, NoisyNeuron]) -> None:
-    """Nobody records or probes the neurons, given by name.
-
-    Raises:
-        RecordingError: Somebody does.
-    """
-    busy = [name for name, neuron in neurons.items() if neuron._recorder is not None]
-    if busy:
-        raise RecordingError(
-            f"Something is recording or probing {', '.join(busy)}. Call a NoisyClassifier "
-            "before learner.record() or after it, not inside."
-        )
-
-
-def reset_states(net: nn.Module) -> None:
-    """Sets every neuron of either framework, noisy or plain, to its initial state.
-
-    Whatever else remembers in SpikingJelly's way is reset as well. Unlike the frameworks' own
-    functions it walks the whole network, and only this one.
-
-    Example:
-        >>> import torch, snntorch
-        >>> net = torch.nn.Sequential(torch.nn.Sequential(snntorch.Leaky(beta=0.5)))
-        >>> _ = net(torch.ones(1, 2))
-        >>> reset_states(net)
-        >>> net[0][0].mem
-        tensor([[0., 0.]])
-    """
-    for module in spiking_modules(net).values():
-        noisy = isinstance(module, NoisyNeuron)
-        reset = module.reset_state if noisy else getattr(module, "reset_mem", None)
-        if callable(reset):
-            reset()
-    for module in net.modules():
-        reset = getattr(module, "reset", None)
-        if "_memories" in vars(module) and callable(reset):
-            reset()
-
-
-def _check_lr(
-    net: nn.Module,
-    draws: int,
-    noise: bool,
-    surrogate: object,
-    conditional: bool,
-    credit: str,
-) -> None:
-    if surrogate is not None:
-        raise ClassifierError("gradient='lr' goes through no spike; leave surrogate out.")
-    if not noise:
-        raise ClassifierError("gradient='lr' is made of the noise; it cannot go with noise=False.")
-    if draws < 2:
-        raise ClassifierError(
-            "gradient='lr' subtracts from each draw the mean of the others, and needs draws of at "
-            f"least 2, got {draws}. About 20 make a usable gradient."
-        )
-    if not isinstance(conditional, bool):
-        raise ClassifierError(f"conditional must be True or False, got {conditional!r}.")
-    if credit not in KINDS:
-        raise ClassifierError(f"credit must be one of {tuple(KINDS)}, got {credit!r}.")
-    neurons = noisy_neurons(net)
-    try:
-        network.check_neurons(net, neurons)
-        network.check_unbiased(neurons)
-        network.check_levels(neurons)
-        network.check_kinds(neurons, lr_estimator(conditional, credit))
-    except AttachError as error:
-        raise ClassifierError(f"gradient='lr' is not for this network: {error}") from error
-
-
-def _check_surrogate(net: nn.Module, surrogate: Surrogate | Mapping[str, Surrogate]) -> None:
-    names = set(_with_surrogate(net))
-    if not names:
-        raise ClassifierError("The network has no neuron with a surrogate to replace.")
-    if isinstance(surrogate, Mapping) and set(surrogate) != names:
-        raise ClassifierError(
-            f"surrogate names {', '.join(sorted(surrogate)) or 'nothing'}; the neurons that have "
-            f"one are {', '.join(sorted(names))}."
-        )
-
-
-def _with_surrogate(net: nn.Module) -> dict[str, nn.Module]:
-    found = spiking_modules(net)
-    having = with_surrogate(found.values())
-    return {name: neuron for name, neuron in found.items() if neuron in having}

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.errors import MisuseWarning, RecordingError
 from nit_snn.recording.eager import eager
-from nit_snn.robustness.classifier import reset_states
+from nit_snn.robustness import reset_states
 
 X = torch.linspace(-1, 3, 20).view(5, 4)
 STRAIGHT = surrogate.StraightThroughEstimator.apply  # unlike the default, pickle can find it
