@@ -169,14 +169,6 @@ class NITLearner(LearnerState):
     def _neurons(self) -> dict[str, NoisyNeuron]:
         return self._session.neurons
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self._choice.describe()}, rule={self.rule!r}, "
-            f"baseline={self.baseline!r}, antithetic={self.antithetic}, "
-            f"conditional={self.conditional!r}, learn_sigma={self.learn_sigma!r}, "
-            f"seed={self.seed}, layers=[{', '.join(self._neurons)}])"
-        )
-
     @contextmanager
     def record(self) -> Iterator[NITLearner]:
         """Records the forward pass of one expanded batch that runs inside it.

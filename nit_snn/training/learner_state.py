@@ -45,6 +45,14 @@ class LearnerState:
         options.check_change(name, value, boxed=self._projection is not None)
         given[name] = to_python_scalar(value)
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self._choice.describe()}, rule={self.rule!r}, "
+            f"baseline={self.baseline!r}, antithetic={self.antithetic}, "
+            f"conditional={self.conditional!r}, learn_sigma={self.learn_sigma!r}, "
+            f"seed={self.seed}, layers=[{', '.join(self._session.neurons)}])"
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and files hold the network, the options and the state; attached when made."""
         self._check_open()
