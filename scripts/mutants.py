@@ -49,7 +49,6 @@ TESTS = {
     "nit_snn.dynamics.lif": "closed_form membranes",
     "nit_snn.dynamics.firing": "firing",
     "nit_snn.dynamics.torch_executor": "golden memory rules per_step_losses",
-    "nit_snn.noise.layer_noise": "noise_table noise",
     "nit_snn.estimators.baselines": "baselines credit",
     "nit_snn.estimators.scores": "golden firing schedule rules conditioned",
     "nit_snn.estimators.surrogate": "cheap_estimate golden",

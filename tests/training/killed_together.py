@@ -29,7 +29,7 @@ def train(folder: Path, strike: Callable[[int], None]) -> None:
     torch.manual_seed(0)
     x = torch.rand(24, 4)
     net = swap_neurons(SnnTorchNet())
-    learner = NITLearner(net, replicas=4, seed=1, shard="samples")
+    learner = NITLearner(net, replicas=4, credit="none", seed=1, shard="samples")
     optimizer = torch.optim.Adam(learner.parameters(), lr=0.05)
     torch.manual_seed(100 + rank)  # other batches in each process
     batches = Batches(len(x), 6)

@@ -150,7 +150,7 @@ def shared_samples(rank: int) -> Any:
 
 def bad_in_one(rank: int) -> str:
     net = swap_neurons(Readout("snntorch"))
-    learner = NITLearner(net, replicas=4, seed=3, shard="replicas")
+    learner = NITLearner(net, replicas=4, credit="none", seed=3, shard="replicas")
     with learner.record():
         net(learner.expand(torch.randn(5, 4)))
     losses = torch.full((10,), float("nan") if rank else 1.0)
@@ -166,7 +166,9 @@ def bad_in_one(rank: int) -> str:
 def skipped_in_all(rank: int) -> tuple[int, float]:
     """A bad loss, and then a gradient that is bad, in one process: both leave the batch out."""
     net = swap_neurons(Readout("snntorch"))
-    learner = NITLearner(net, replicas=4, seed=3, shard="replicas", on_nonfinite="skip")
+    learner = NITLearner(
+        net, replicas=4, credit="none", seed=3, shard="replicas", on_nonfinite="skip"
+    )
     x = torch.ones(5, 4)
     for p in net.parameters():
         p.grad = torch.ones_like(p)
@@ -181,9 +183,9 @@ def skipped_in_all(rank: int) -> tuple[int, float]:
 def refusals(rank: int) -> list[str]:
     found = []
     for options in (
-        {"replicas": 7},
-        {"replicas": 6, "antithetic": True},
-        {"replicas": "auto"},
+        {"replicas": 7, "credit": "none"},
+        {"replicas": 6, "credit": "none", "antithetic": True},
+        {"replicas": 8},
         {"replicas": 8, "credit": "readout", "residual": 1},
     ):
         with pytest.raises(AttachError) as error:
@@ -263,7 +265,7 @@ def test_shared_samples_never_share_noise(
     for rank in range(2):
         monkeypatch.setattr(Ranks, "of", lambda shares, rank=rank: Ranks(shares, rank, 2))
         net = swap_neurons(SnnTorchNet())
-        learner = NITLearner(net, replicas=4, seed=1, shard="samples", **options)
+        learner = NITLearner(net, replicas=4, credit="none", seed=1, shard="samples", **options)
         noise, _ = learner._session.source.next(4, [torch.device("cpu")])
         drawn.append(noise.draw((8, 5), index=0, layer=0, call=0, layers=2))
     assert not (drawn[0].abs() == drawn[1].abs()).any()
@@ -272,7 +274,7 @@ def test_shared_samples_never_share_noise(
 def test_without_a_process_group() -> None:
     for shares, message in (("replicas", "torchrun"), ("ranks", "one of")):
         with pytest.raises(AttachError, match=message):
-            NITLearner(swap_neurons(SnnTorchNet()), replicas=4, shard=shares)
+            NITLearner(swap_neurons(SnnTorchNet()), replicas=4, credit="none", shard=shares)
 
 
 @pytest.mark.full

@@ -36,7 +36,7 @@ def work(
     start.wait()
     dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=PATIENCE))
     net = swap_neurons(SnnTorchNet())
-    learner = NITLearner(net, replicas=4, seed=1, shard="replicas")
+    learner = NITLearner(net, replicas=4, credit="none", seed=1, shard="replicas")
     for update in range(2):
         if rank and update:
             os.kill(os.getpid(), strike)
