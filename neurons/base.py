@@ -71,11 +71,16 @@ class NoisyNeuron(nn.Module):
     _recorder: Recorder | None = None
     _shares_sigma: bool = False
 
-    def _init_noise(self, sigma: float | Tensor, like: Tensor | None = None) -> None:
-        value = checked_sigma(sigma)
+    def _init_noise(self, sigma: float | Tensor | None, like: Tensor | None = None) -> None:
+        value = checked_sigma(self._usual_sigma if sigma is None else sigma)
         if like is not None:
             value = value.to(like.device, like.dtype)
         self.register_buffer("sigma", value, persistent=False)
+
+    @property
+    def _usual_sigma(self) -> float | Tensor:
+        """The noise level if nobody names one: 1 where there is no threshold to measure it by."""
+        return 1.0
 
     def extra_repr(self) -> str:
         sigma = self.sigma

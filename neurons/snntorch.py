@@ -37,7 +37,8 @@ class NoisyLeaky(NoisySnnTorch, snn.Leaky):
 
     Args:
         beta: Decay of the membrane per step, as in `snntorch.Leaky`.
-        sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
+        sigma: Noise level, scalar or (\\*) as the current without its batch dimension. By default a
+            quarter of the way from the rest to the threshold.
         **options: Every other option of `snntorch.Leaky`.
 
     Shape:

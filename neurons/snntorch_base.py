@@ -18,7 +18,8 @@ class NoisySnnTorch(NoisyNeuron):
 
     Args:
         *args: As in the framework's own neuron.
-        sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
+        sigma: Noise level, scalar or (\\*) as the current without its batch dimension. By default a
+            quarter of the way from the rest to the threshold.
         **options: As in the framework's own neuron.
     """
 
@@ -37,7 +38,7 @@ class NoisySnnTorch(NoisyNeuron):
     _grades: bool | None = None
     _known_rule: tuple[Any, MembraneRule] | None = None
 
-    def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
+    def __init__(self, *args: Any, sigma: float | Tensor | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self._init_noise(sigma, like=self.beta)
 
@@ -103,8 +104,13 @@ class NoisySnnTorch(NoisyNeuron):
             jump=self._jump,
             delayed=self.reset_mechanism != "none",
         )
-        self._known_rule = None if recorder is None else (recorder, rule)
+        if recorder is not None:
+            self._known_rule = (recorder, rule)
         return rule
+
+    @property
+    def _usual_sigma(self) -> float | Tensor:
+        return self._rule.height / 4
 
     def _graded(self, spike: Tensor) -> Tensor:
         """Spikes times their factor, which belongs to the block behind the neuron if it learns."""

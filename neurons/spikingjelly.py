@@ -92,14 +92,20 @@ class _NoisyNode(NoisyNeuron):
         rule = MembraneRule(
             self.v_threshold,
             or_equal=True,
+            rest=self.v_reset or 0.0,
             lif=self._lif,
             carry=number(self._carry),
             wiped=self.v_reset is not None,
             jump=self._jump,
             leave=self._after_reset,
         )
-        self._known_rule = None if recorder is None else (recorder, rule)
+        if recorder is not None:
+            self._known_rule = (recorder, rule)
         return rule
+
+    @property
+    def _usual_sigma(self) -> float | Tensor:
+        return self._rule.height / 4
 
     def _after_reset(self, membrane: Tensor, spike: Tensor) -> Tensor:
         if self.v_reset is None:
@@ -196,7 +202,8 @@ class NoisyIFNode(_NoisyNode, sj.IFNode):
     usual.
 
     Args:
-        sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
+        sigma: Noise level, scalar or (\\*) as the current without its batch dimension. By default a
+            quarter of the way from the rest to the threshold.
         **options: Every option of `spikingjelly.activation_based.neuron.IFNode`.
 
     Shape:
@@ -206,7 +213,7 @@ class NoisyIFNode(_NoisyNode, sj.IFNode):
         SwapError: sigma is negative or not finite.
     """
 
-    def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
+    def __init__(self, *args: Any, sigma: float | Tensor | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self._init_noise(sigma)
 
@@ -223,7 +230,8 @@ class NoisyLIFNode(_NoisyNode, sj.LIFNode):
     works as usual.
 
     Args:
-        sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
+        sigma: Noise level, scalar or (\\*) as the current without its batch dimension. By default a
+            quarter of the way from the rest to the threshold.
         **options: Every option of `spikingjelly.activation_based.neuron.LIFNode`.
 
     Shape:
@@ -236,7 +244,7 @@ class NoisyLIFNode(_NoisyNode, sj.LIFNode):
     tau: float
     decay_input: bool
 
-    def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
+    def __init__(self, *args: Any, sigma: float | Tensor | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self._init_noise(sigma)
 
@@ -259,7 +267,8 @@ class NoisyParametricLIFNode(_NoisyNode, sj.ParametricLIFNode):
     through the local graph of each step.
 
     Args:
-        sigma: Noise level, scalar or (\\*) as the current without its batch dimension.
+        sigma: Noise level, scalar or (\\*) as the current without its batch dimension. By default a
+            quarter of the way from the rest to the threshold.
         **options: Every option of `spikingjelly.activation_based.neuron.ParametricLIFNode`.
 
     Shape:
@@ -272,7 +281,7 @@ class NoisyParametricLIFNode(_NoisyNode, sj.ParametricLIFNode):
     w: Tensor
     decay_input: bool
 
-    def __init__(self, *args: Any, sigma: float | Tensor = 1.0, **options: Any) -> None:
+    def __init__(self, *args: Any, sigma: float | Tensor | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self._init_noise(sigma)
 

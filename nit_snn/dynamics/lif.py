@@ -77,6 +77,7 @@ class MembraneRule:
     Attributes:
         threshold: Where the neuron fires.
         or_equal: Whether it fires at the threshold, too.
+        rest: Where its membrane goes back to.
         lif: The drift in closed form, from the sum of the currents, where it has one.
         carry: The derivative of a drift in the membrane that the step before left, given its
             spike; a scalar, or broadcasting to (*).
@@ -89,6 +90,7 @@ class MembraneRule:
 
     threshold: Tensor | float = 1.0
     or_equal: bool = False
+    rest: float = 0.0
     lif: Lif | None = None
     carry: float | Tensor = 0.0
     wiped: bool = False
@@ -100,6 +102,11 @@ class MembraneRule:
     def carries(self) -> bool:
         """Whether the drift depends on the membrane that the step before left."""
         return isinstance(self.carry, Tensor) or self.carry != 0
+
+    @property
+    def height(self) -> Tensor | float:
+        """How far the threshold lies from where the membrane rests."""
+        return abs(number(self.threshold) - self.rest)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,10 +1,11 @@
 """The cheap estimate: the credit of each spike alone, as a surrogate gradient has it.
 
-    f_t = g_t phi(b_t) / s_t + E_t f_{t+1}
-    E_t = carry (1 - spike_t wiped) + phi(b_t) / s_t * jump(threshold)
+    f_t = g_t phi(b_t) / w_t + E_t f_{t+1}
+    E_t = carry (1 - spike_t wiped) + phi(b_t) / w_t * jump(threshold)
 
 The surrogate is the density of the noise that the membrane carries: nu_t, all of its own noise that
-has not leaked away, with the standard deviation s_t; `b_t = (threshold - (u_t - nu_t)) / s_t`. A
+has not leaked away, with the standard deviation d_t. It is at least half as wide as the threshold
+is high above the rest: `w_t = max(d_t, height / 2)`, `b_t = (threshold - (u_t - nu_t)) / w_t`. A
 membrane carries its drift on, but for a spike that wipes it out, and a reset is a jump at the
 threshold. g_t is the loss's derivative in the spikes of the replica's own pass. What the loss owes
 to more than one spike at a time is left out: the estimate is biased, and has hardly any variance.
@@ -35,7 +36,7 @@ def cotangents(layer: LayerTrace, credit: Credit, rows: int) -> LayerCotangents:
     total = torch.zeros_like(level) if level.requires_grad else None
     found: list[Chunk] = []
     for timeline in layer.timelines:
-        density = timeline.smoothed_density
+        density = timeline.surrogate
         gradient, read = credit.gradients(timeline)
         values = gradient * density
         if read is not None:
@@ -57,16 +58,17 @@ def _of_sigma(
 ) -> Tensor:
     """The noise level's: `dp/dsigma = b phi(b) / sigma` and `du/dsigma = nu / sigma`.
 
-    Both hold for all of the noise that a membrane carries, so no step is followed to a later one
-    but by its spike.
+    Both hold for all of the noise that a membrane carries, `b` in units of its own deviation, so no
+    step is followed to a later one but by its spike.
     """
     rule, sigma = timeline.rule, level.detach().to(gradient.dtype)
-    carried, spread = timeline.own_noise
+    carried = timeline.own_noise[0]
     spiked, left = gradient, torch.zeros_like(gradient)
     if read is not None:
         of_membranes, of_spikes = handed_out(timeline)
         spiked, left = spiked + read * of_spikes, read * of_membranes
     if later is not None and rule.jump is not None:
         spiked = spiked + later * rule.jump(number(rule.threshold))
-    moved = spiked * timeline.smoothed_density * timeline.smoothed.level * spread + left * carried
+    smoothed = timeline.smoothed
+    moved = spiked * smoothed.density * smoothed.level + left * carried
     return (moved / sigma).flatten(0, 1).sum_to_size(level.shape)

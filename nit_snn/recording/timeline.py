@@ -17,6 +17,9 @@ from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
 from .segment import Segment
 
+#: Of a surrogate, as a share of the way from the rest to the threshold.
+_LEAST_WIDTH = 0.5
+
 
 class Recorded(Protocol):
     """What a timeline asks of its layer; `nit_snn.recording.trace.LayerTrace` is one.
@@ -140,9 +143,17 @@ class Timeline:
         return Firing(firing.spike, level, firing.noise, self.rule.wiped)
 
     @cached_property
-    def smoothed_density(self) -> Tensor:
-        """phi(a) over the deviation, for `smoothed`."""
-        return self.smoothed.density / self.own_noise[1]
+    def surrogate(self) -> Tensor:
+        """The density of that noise at the threshold, but of a width that reaches most membranes.
+
+        A membrane that is further than the noise from its threshold would never learn to cross it.
+        """
+        spread = self.own_noise[1]
+        like = {"dtype": self.firing.level.dtype, "device": self.firing.level.device}
+        least = torch.as_tensor(number(self.rule.height), **like) * _LEAST_WIDTH
+        width = torch.maximum(torch.as_tensor(spread, **like), least)
+        level = self.smoothed.level * (spread / width)
+        return Firing(self.firing.spike, level).density.div_(width)
 
     @cached_property
     def before(self) -> list[int | None]:

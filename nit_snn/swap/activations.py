@@ -78,7 +78,7 @@ def wrapped(net: nn.Module) -> dict[str, Place]:
     return {name: p for name, p in _places(net) if isinstance(p.module, NoisyActivation)}
 
 
-def wrap(places: dict[str, Place], levels: dict[str, Tensor], like: Tensor | None) -> None:
+def wrap(places: dict[str, Place], levels: dict[str, Tensor | None], like: Tensor | None) -> None:
     """Puts a NoisyActivation of its own around the activation in each place."""
     for name, place in places.items():
         noisy = NoisyActivation(place.module)

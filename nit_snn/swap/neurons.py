@@ -15,7 +15,7 @@ from .activations import ELEMENTWISE, activations, unwrap, wrap, wrapped
 
 
 def swap_neurons(
-    net: nn.Module, sigma: float | Tensor | Mapping[str, float | Tensor] = 1.0
+    net: nn.Module, sigma: float | Tensor | Mapping[str, float | Tensor] | None = None
 ) -> nn.Module:
     """Makes every spiking neuron of `net` a noisy one, in place, or else every activation.
 
@@ -35,7 +35,9 @@ def swap_neurons(
             activations of torch.nn.
         sigma: Standard deviation of the noise that each neuron gets at each step, in units
             of its membrane (of an activation, its input). A scalar, a tensor that broadcasts to the
-            current without its batch, or one of these for each neuron by its qualified name.
+            current without its batch, or one of these for each neuron by its qualified name. By
+            default a quarter of the way from each neuron's rest to its threshold, and 1 for an
+            activation.
 
     Returns:
         `net` itself.
@@ -144,8 +146,10 @@ def spiking_modules(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def _levels(
-    sigma: float | Tensor | Mapping[str, float | Tensor], names: list[str]
-) -> dict[str, Tensor]:
+    sigma: float | Tensor | Mapping[str, float | Tensor] | None, names: list[str]
+) -> dict[str, Tensor | None]:
+    if sigma is None:
+        return dict.fromkeys(names)
     if not isinstance(sigma, Mapping):
         level = checked_sigma(sigma)
         return dict.fromkeys(names, level)

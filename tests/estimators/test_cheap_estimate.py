@@ -1,10 +1,11 @@
 """The cheap estimate, residual=0, against its formula, written out step by step.
 
-    f_t = g_t phi(b_t) / d_t + E_t f_{t+1}
-    E_t = carry (1 - s_t wiped) + phi(b_t) / d_t * jump(threshold)
+    f_t = g_t phi(b_t) / w_t + E_t f_{t+1}
+    E_t = carry (1 - s_t wiped) + phi(b_t) / w_t * jump(threshold)
 
-with `b_t = (threshold - (u_t - nu_t)) / d_t`: nu_t is what the membrane still carries of its own
-noise, and d_t its standard deviation.
+with `b_t = (threshold - (u_t - nu_t)) / w_t`: nu_t is what the membrane still carries of its own
+noise, d_t its standard deviation, and w_t that or half the way from the rest to the threshold. The
+noise level's has d_t in place of w_t.
 
 The network below knows neither the frameworks nor the learner: only its noise is the same.
 """
@@ -26,7 +27,7 @@ from nit_snn.noise.streams import ReplicaNoise
 
 STEPS, ROWS, SEED = 4, 3, 5
 SIZES = (4, 5, 3)
-SIGMA = (0.7, 0.9)
+SIGMA = (0.35, 0.9)  #: with the first, a membrane's noise is narrower at first, and wider later
 DOUBLE = torch.float64
 
 
@@ -73,6 +74,11 @@ class Rule:
         return self.v_reset - 1 if self.reset == "hard" else -1.0
 
 
+def bell(apart: Tensor, width: Tensor) -> Tensor:
+    """The density of a normal variable at `apart` from its mean."""
+    return torch.exp(-((apart / width) ** 2) / 2) / math.sqrt(2 * math.pi) / width
+
+
 class Layer:
     """All steps of one layer, (T, N, out)."""
 
@@ -94,8 +100,9 @@ class Layer:
             carried.append(factor * carried[-1] + sigma * eps[t])
             variance.append(factor**2 * variance[-1] + sigma**2)
         self.carried, self.deviation = torch.stack(carried), torch.stack(variance).sqrt()
-        self.level = (1 - (membranes - self.carried)) / self.deviation
-        self.density = torch.exp(-(self.level**2) / 2) / math.sqrt(2 * math.pi) / self.deviation
+        silent = 1 - (membranes - self.carried)
+        self.density = bell(silent, self.deviation.clamp(min=(1 - rule.v_reset) / 2))
+        self.slope = silent * bell(silent, self.deviation)  # b phi(b), for all of the noise
         kept = self.wiped if rule.after else torch.ones_like(self.spikes)
         fixed = self.spikes * rule.v_reset if rule.after and rule.reset == "hard" else 0.0
         fall = -self.spikes if rule.after and rule.reset == "soft" else 0.0
@@ -118,8 +125,7 @@ class Layer:
         """Of weight, bias and noise level of each neuron, over the mean of the rows."""
         f = self.cotangents(g, r)[1] * self.rule.gain / ROWS
         by_spike = g + self.later * self.rule.jump + r * self.rule.left
-        of_all = self.density * self.deviation * self.level  # b phi(b), for all of the noise
-        by_sigma = (by_spike * of_all + r * self.kept * self.carried) / self.sigma
+        by_sigma = (by_spike * self.slope + r * self.kept * self.carried) / self.sigma
         return {
             "weight": torch.einsum("tni,tnj->ij", f, self.x),
             "bias": f.sum((0, 1)),

@@ -21,7 +21,7 @@ X, Y = torch.linspace(-1, 3, 20).view(5, 4), torch.tensor([0, 1, 2, 0, 1])
 def spiking() -> nn.Sequential:
     """Gives out spikes, (N, 3)."""
     first, second = (snn.Leaky(beta=0.5, init_hidden=True) for _ in range(2))
-    return swap_neurons(nn.Sequential(nn.Linear(4, 6), first, nn.Linear(6, 3), second))
+    return swap_neurons(nn.Sequential(nn.Linear(4, 6), first, nn.Linear(6, 3), second), sigma=1.0)
 
 
 def step(learner: NITLearner, loss: Any = None) -> list[Tensor]:
@@ -42,7 +42,7 @@ def wrong(out: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("net", [SnnTorchNet, SpikingJellyNet, spiking])
 def test_one_replica_and_the_credit_of_layers(net: Any, capsys: Any) -> None:
-    learner = NITLearner(swap_neurons(net()) if net is not spiking else net())
+    learner = NITLearner(swap_neurons(net(), sigma=1.0) if net is not spiking else net())
     assert learner.replicas == 1 and learner.credit == "auto"
     for _ in range(3):
         assert all(g.isfinite().all() and g.abs().sum() > 0 for g in step(learner))

@@ -296,7 +296,7 @@ def test_isinstance_utilities_of_the_frameworks_still_work() -> None:
 
 def test_surrogate_gradient_is_there_outside_of_a_recording() -> None:
     """STBP-N, the rival, is the same noisy network trained through its surrogate."""
-    for net in (swap_neurons(SnnTorchNet()), swap_neurons(SpikingJellyNet())):
+    for net in (swap_neurons(SnnTorchNet(), 1.0), swap_neurons(SpikingJellyNet(), 1.0)):
         net(torch.randn(8, 4)).square().sum().backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 

@@ -155,3 +155,19 @@ def test_sigma_by_name() -> None:
     with pytest.raises(SwapError, match="names lif3; the neurons to swap are lif1, lif2"):
         swap_neurons(plain, sigma={"lif3": 1.0})
     assert type(plain.lif1) is snn.Leaky
+
+
+def test_the_usual_noise_is_a_quarter_of_the_way_to_the_threshold() -> None:
+    levels = torch.tensor([1.0, 2.0])
+    net = nn.Sequential(
+        snn.Leaky(beta=0.5, threshold=2.0),
+        snn.Leaky(beta=0.5, threshold=levels),
+        neuron.LIFNode(v_threshold=-50.0, v_reset=-70.0),
+        neuron.IFNode(v_threshold=0.8, v_reset=None),
+    )
+    swap_neurons(net)
+    found = [module.sigma for module in net]
+    assert found[0] == 0.5 and torch.equal(found[1], levels / 4)
+    assert found[2] == 5.0 and torch.isclose(found[3], torch.tensor(0.2))
+    assert swap_neurons(nn.Sequential(nn.Linear(2, 2), nn.Tanh()))[1].sigma == 1.0
+    assert NoisyLeaky(beta=0.5, threshold=2.0).sigma == 0.5

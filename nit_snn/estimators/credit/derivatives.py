@@ -52,7 +52,7 @@ def _prepared(timeline: Timeline, reach: str, form: str) -> list[NodeState]:
         node.spike_gradient = node.membrane_gradient = node.drift_gradient = None
     if reach == "last":
         return nodes
-    density = timeline.smoothed_density if form == "smoothed" else timeline.density
+    density = timeline.surrogate if form == "smoothed" else timeline.density
     for node, (_, own) in zip(nodes, timeline.parts(density), strict=True):
         node.density = own
     chain = None
