@@ -84,7 +84,7 @@ def test_per_step_losses_that_do_not_fit(losses: Tensor, message: str) -> None:
 @pytest.mark.parametrize("options", [{"credit": "none"}, {}, {"conditional": True}], ids=str)
 def test_a_neuron_of_two_sizes_learns_too(options: dict[str, Any]) -> None:
     fc1, fc2, lif = nn.Linear(4, 4), nn.Linear(4, 2), snn.Leaky(beta=0.5)
-    net = swap_neurons(nn.ModuleList([fc1, fc2, lif]))
+    net = swap_neurons(nn.ModuleList([fc1, fc2, lif]), sigma=1.0)
     learner = NITLearner(net, seed=1, **options)
     with learner.record():
         spike, _ = lif(fc1(learner.expand(torch.randn(5, 4))), lif.reset_mem())
