@@ -106,7 +106,8 @@ class MembraneRule:
     @property
     def height(self) -> Tensor | float:
         """How far the threshold lies from where the membrane rests."""
-        return abs(number(self.threshold) - self.rest)
+        apart = number(self.threshold) - self.rest
+        return apart.abs() if isinstance(apart, Tensor) else abs(apart)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -148,10 +148,10 @@ class Timeline:
 
         A membrane that is further than the noise from its threshold would never learn to cross it.
         """
-        spread = self.own_noise[1]
-        like = {"dtype": self.firing.level.dtype, "device": self.firing.level.device}
-        least = torch.as_tensor(number(self.rule.height), **like) * _LEAST_WIDTH
-        width = torch.maximum(torch.as_tensor(spread, **like), least)
+        spread, like = self.own_noise[1], self.firing.level
+        least = torch.as_tensor(number(self.rule.height), dtype=like.dtype, device=like.device)
+        width = torch.as_tensor(spread, dtype=like.dtype, device=like.device)
+        width = torch.maximum(width, _LEAST_WIDTH * least)
         level = self.smoothed.level * (spread / width)
         return Firing(self.firing.spike, level).density.div_(width)
 

@@ -134,6 +134,7 @@ def integrate(v_reset: float | None, **kw: Any) -> Case:
 READOUT = {"credit": "readout", "residual": 1}
 LAYERS = {"credit": "layers", "residual": 1}
 TIME = {"credit": "time", "residual": 1}
+FEEDBACK = {"credit": "feedback", "residual": 1}
 CONDITIONAL = {"conditional": True}
 
 CASES = {
@@ -174,6 +175,13 @@ CASES = {
     "leaky subtract, time, learned sigma": leaky("subtract", options={**TIME, "learn_sigma": True}),
     "lif soft, time, multi-step, general route": lif(
         None, True, multi_step=True, options={**TIME, "route": "general"}
+    ),
+    "leaky zero, feedback": leaky("zero", options=FEEDBACK),
+    "leaky subtract, feedback, learned sigma": leaky(
+        "subtract", options={**FEEDBACK, "learn_sigma": True}
+    ),
+    "lif soft, feedback, multi-step, conditional": lif(
+        None, True, multi_step=True, options={**FEEDBACK, **CONDITIONAL}
     ),
     "leaky zero, losses per step": leaky(
         "zero", loss="spikes by step", options={"per_step_losses": True}

@@ -98,6 +98,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("spikingjelly", {"conditional": True, "learn_sigma": True}),
     ("snntorch", {"credit": "layers", "residual": 0}),
     ("spikingjelly", {"credit": "time", "residual": 0, "learn_sigma": True}),
+    ("snntorch", {"credit": "feedback", "residual": 0}),
+    ("spikingjelly", {"credit": "feedback", "residual": 1}),
     ("kernels", {}),
     ("kernels", {"antithetic": True, "replicas": 16}),
 ]
@@ -110,7 +112,8 @@ def one_case(framework: str, options: dict[str, Any]) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         if framework == "kernels":
             patch.setenv("NIT_SNN_BACKEND", "reference")
-        return learn("snntorch" if framework == "snntorch" else "spikingjelly", options, x)
+        passes = 10 if options.get("credit") == "feedback" else 2  # it warms up
+        return learn("snntorch" if framework == "snntorch" else "spikingjelly", options, x, passes)
 
 
 def all_cases(rank: int) -> list[Any]:
