@@ -381,7 +381,7 @@ def exploding_sigma() -> None:
     level = learner.net.lif1.sigma
     level.grad = torch.tensor([1e30, -1e30, INF, -INF, 0.0, 1e-3])
     torch.optim.SGD([level], lr=1e10).step()
-    expected = torch.tensor([0.1, 2.0, 0.1, 2.0, 1.0, 0.1])
+    expected = torch.tensor([0.1, 2.0, 0.1, 2.0, 0.25, 0.1])
     torch.testing.assert_close(level.detach(), expected)
 
 
@@ -686,7 +686,7 @@ CASES = [
         "`sigma` of 0",
         lambda: attach(swap_neurons(plain(), 0.0)),
         AttachError,
-        ("lif1, lif2", "positive", "sigma=1.0"),
+        ("lif1, lif2", "positive", "sigma=0.25"),
     ),
     Case(
         A,

@@ -148,7 +148,7 @@ def check_levels(
         raise AttachError(
             "The noise level sigma must be finite and positive in: "
             f"{', '.join(silent)}. Without noise there is nothing to learn from: swap_neurons(net, "
-            "sigma=1.0)."
+            "sigma=0.25)."
         )
     if bounds is not None:
         outside = [name for name, m in neurons.items() if not _between(m.sigma, *bounds)]

@@ -1,7 +1,8 @@
-"""The numbers of the README are those that the committed results hold."""
+"""The numbers of the README and of docs/accuracy.md are those that the committed results hold."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import statistics
@@ -12,21 +13,21 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
-#: What docs/robustness.md shows; the others are accuracies, in the README's table.
+#: What docs/robustness.md shows; the others are accuracies, in docs/accuracy.md.
 ROBUSTNESS = re.compile(r"(fashion-)?mnist|(adversarial|certified|masking)_.*")
 ACCURACIES = [p for p in RESULTS if not ROBUSTNESS.fullmatch(p.stem)]
 README = (ROOT / "README.md").read_text()
+ACCURACY = (ROOT / "docs" / "accuracy.md").read_text()
 COLUMNS = ("test", "test_mean_of_16_draws", "test_noise_off")
 
 
 def table() -> dict[tuple[str, str], list[str]]:
-    """(file, method) -> the cells of that row of the README."""
-    numbers = README.split("<!-- numbers:begin")[1].split("<!-- numbers:end")[0]
-    rows = re.findall(r"^\|(.+)\|$", numbers, re.M)
+    """(file, method) -> the cells of that row."""
+    rows = re.findall(r"^\|(.+)\|$", ACCURACY, re.M)
     cells = [[cell.strip() for cell in row.split("|")] for row in rows]
     found = {}
     for file, _, method, *values in cells:
-        match = re.search(r"docs/results/([\w.-]+\.json)", file)
+        match = re.search(r"results/([\w.-]+\.json)", file)
         if match:
             found[match[1], method] = values
     return found
@@ -59,6 +60,13 @@ def test_results_say_how_to_get_them_again(path: Path) -> None:
         assert (ROOT / each["command"].split()[1]).exists()
 
 
+def test_networks_are_those_of_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    rows = json.loads((ROOT / "docs" / "benchmarks" / "networks.json").read_text())["rows"]
+    assert importlib.import_module("networks").table(rows) in README
+    assert len(rows) == 84 and {len(row["versions"]) for row in rows} == {2}
+
+
 @pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
 def test_accuracy_table_shows_means_and_spreads_of_the_benchmark(dataset: str) -> None:
     path = ROOT / "docs/benchmarks" / f"accuracy_{dataset}.json"
@@ -73,8 +81,8 @@ def test_accuracy_table_shows_means_and_spreads_of_the_benchmark(dataset: str) -
                 f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f}" if found else "-"
             )
             cells.append(shown)
-        line = f"| [{path.name}](docs/benchmarks/{path.name}) | {method.upper()} | "
-        assert line + " | ".join(cells) + " |" in README
+        line = f"| [{path.name}](benchmarks/{path.name}) | {method.upper()} | "
+        assert line + " | ".join(cells) + " |" in ACCURACY
 
 
 def test_variance_ratios_are_those_of_the_benchmark() -> None:
@@ -145,8 +153,8 @@ def test_the_convolution_takes_as_long_as_its_quiet_epochs() -> None:
     (row,) = json.loads((ROOT / "docs/results/conv.json").read_text())["rows"]
     quiet = statistics.mean(epoch["seconds"] for epoch in row["history"][1:3])
     epochs = len(row["history"])
-    assert f"takes {round(quiet, -1):.0f} seconds for each of {epochs} epochs" in README
-    assert f"{quiet * epochs / 60:.0f} minutes in all" in README
+    assert f"takes {round(quiet, -1):.0f} seconds for each of {epochs} epochs" in ACCURACY
+    assert f"{quiet * epochs / 60:.0f} minutes in all" in ACCURACY
 
 
 def test_memory_is_that_of_the_benchmark() -> None:

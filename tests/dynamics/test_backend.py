@@ -40,7 +40,7 @@ def test_what_cannot_run_cannot_be_forced(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("NIT_SNN_BACKEND", "cupy")
     with pytest.raises(BackendError, match=r"cannot run on cpu: .*NVIDIA"):
         backend_of(CPU)
-    learner = NITLearner(swap_neurons(SpikingJellyNet()), replicas=2)
+    learner = NITLearner(swap_neurons(SpikingJellyNet(), sigma=1.0), replicas=2)
     with pytest.raises(BackendError, match="cannot run on cpu"), learner.record():
         pass
     assert "cpu" in backends()  # asking what there is, is no reason to fail
@@ -149,7 +149,7 @@ def test_a_resumed_learner_goes_on_with_the_same_noise(monkeypatch: pytest.Monke
 
     torch.manual_seed(0)
     x = torch.rand(3, 4)
-    net = swap_neurons(SpikingJellyNet())
+    net = swap_neurons(SpikingJellyNet(), sigma=1.0)
     learner = NITLearner(net, replicas=2, credit="none", seed=3)
     first = [step(learner) for _ in range(2)]
     saved = learner.state_dict()
@@ -165,7 +165,9 @@ def test_passes_that_only_the_device_has_counted_are_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
-    learner = NITLearner(swap_neurons(SpikingJellyNet()), replicas=2, credit="none", seed=3)
+    learner = NITLearner(
+        swap_neurons(SpikingJellyNet(), sigma=1.0), replicas=2, credit="none", seed=3
+    )
     with learner.record():
         learner.net(learner.expand(torch.rand(3, 4)))
     learner._session.source.counters[CPU].add_(5)  # as a replayed graph does
@@ -174,6 +176,6 @@ def test_passes_that_only_the_device_has_counted_are_not_lost(
 
 def test_more_replicas_than_a_counter_can_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
-    learner = NITLearner(swap_neurons(SpikingJellyNet()), replicas=2**16 + 1)
+    learner = NITLearner(swap_neurons(SpikingJellyNet(), sigma=1.0), replicas=2**16 + 1)
     with pytest.raises(AttachError, match="65536 replicas"), learner.record():
         pass

@@ -244,7 +244,7 @@ def test_nothing_is_kept_but_bits_and_the_input(monkeypatch: pytest.MonkeyPatch)
     """Between record and backward, a sequence leaves a bit for each spike, and no noise."""
     monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
     net = SpikingJellyNet(steps=16)
-    learner = NITLearner(swap_neurons(net), replicas=4, credit="none")
+    learner = NITLearner(swap_neurons(net, sigma=1.0), replicas=4, credit="none")
     with learner.record():
         net(learner.expand(torch.rand(5, 4)))
     for trace in learner._session.recorder.trace.active:
@@ -339,7 +339,7 @@ def test_rows_with_parameters_of_their_own_are_refused(monkeypatch: pytest.Monke
     monkeypatch.setenv("NIT_SNN_BACKEND", "reference")
     for rows, refused in ((8, True), (1, False)):
         net = nn.Sequential(nn.Linear(4, 3), snn.Leaky(0.9, threshold=torch.rand(rows, 3)))
-        learner = NITLearner(swap_neurons(net), replicas=2, credit="none", seed=0)
+        learner = NITLearner(swap_neurons(net, sigma=1.0), replicas=2, credit="none", seed=0)
         error = pytest.raises(RecordingError, match="not of each row, got \\(8, 3\\)")
         with error if refused else contextlib.nullcontext(), learner.record():
             net(learner.expand(torch.rand(4, 4)))

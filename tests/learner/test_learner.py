@@ -136,7 +136,7 @@ def test_antithetic_pairs_reach_the_neurons() -> None:
     ids=["0-1", "bool", "numpy", "list of ints", "float64"],
 )
 def test_losses_of_any_kind(loss: Any) -> None:
-    gradients = learned(swap_neurons(SnnTorchNet()), loss)
+    gradients = learned(swap_neurons(SnnTorchNet(), sigma=1.0), loss)
     assert all(g is not None and g.isfinite().all() for g in gradients)
     assert any(g.abs().sum() > 0 for g in gradients)
 

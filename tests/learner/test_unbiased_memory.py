@@ -280,6 +280,9 @@ def test_estimate_equals_the_exact_gradient(name: str) -> None:
     case = CASES[name]
     torch.manual_seed(1)
     net = Net(case).double()
+    for module in net.modules():  # the cases' neurons, too, have weights of their own
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
     with torch.no_grad():
         net.synapse2.weight.mul_(2)
     swap_neurons(net)

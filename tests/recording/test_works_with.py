@@ -58,7 +58,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 
 def build(name: str) -> nn.Module:
     torch.manual_seed(1)
-    return swap_neurons(NETS[name]())
+    return swap_neurons(NETS[name](), sigma=1.0)
 
 
 def learn(

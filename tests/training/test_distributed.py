@@ -99,7 +99,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("snntorch", {"credit": "layers", "residual": 0}),
     ("spikingjelly", {"credit": "time", "residual": 0, "learn_sigma": True}),
     ("snntorch", {"credit": "feedback", "residual": 0}),
-    ("spikingjelly", {"credit": "feedback", "residual": 1}),
+    ("spikingjelly", {"credit": "feedback", "residual": 0, "learn_sigma": True}),
     ("kernels", {}),
     ("kernels", {"antithetic": True, "replicas": 16}),
 ]

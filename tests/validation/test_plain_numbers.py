@@ -60,7 +60,7 @@ def test_kinds() -> None:
     [
         {"replicas": np.int64(4)},
         {"replicas": 4, "seed": np.int32(3)},
-        {"replicas": 4, "learn_sigma": True, "sigma_bounds": (HALF, np.float64(2))},
+        {"replicas": 4, "learn_sigma": True, "sigma_bounds": (HALF / 4, np.float64(2))},
         {"replicas": 4, "weight_bounds": [np.float32(-1), np.float32(1)]},
         {"replicas": 4, "memory_budget": np.int64(10**9)},
         {"replicas": 4, "credit": "layers", "residual": HALF},
