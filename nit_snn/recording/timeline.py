@@ -75,7 +75,6 @@ class Timeline:
         self.steps = start
         self.single = not any(segment.several for segment in segments)
         self.rule = segments[0].rule
-        self._firing: Firing | None = None
         self._noise: Tensor | None = None
         self._density: Tensor | None = None
 
@@ -191,17 +190,26 @@ class Timeline:
                 found[before] += values[step]
         return found
 
-    @property
+    @cached_property
+    def spike(self) -> Tensor:
+        """Where the layer fired, zeros and ones, (T, N, *)."""
+        membrane = self._stacked([self._membrane(s) for s in self.segments])
+        return spikes_of(membrane, self.rule.threshold, self.rule.or_equal)
+
+    @cached_property
     def firing(self) -> Firing:
         """What the layer did, and how likely it was."""
-        if self._firing is None:
-            membrane = self._stacked([self._membrane(s) for s in self.segments])
-            spikes = spikes_of(membrane, self.rule.threshold, self.rule.or_equal)
-            noise = self.noise.to(membrane.dtype)
-            sigma = number(self.layer.neuron.sigma.detach().to(membrane.dtype))
-            level = (number(self.rule.threshold) - membrane).div_(sigma).add_(noise)
-            self._firing = Firing(spikes, level, noise, self.rule.wiped)
-        return self._firing
+        membrane = self._stacked([self._membrane(s) for s in self.segments])
+        noise = self.noise.to(membrane.dtype)
+        sigma = number(self.layer.neuron.sigma.detach().to(membrane.dtype))
+        level = (number(self.rule.threshold) - membrane).div_(sigma).add_(noise)
+        return Firing(self.spike, level, noise, self.rule.wiped)
+
+    def let_go(self) -> None:
+        """Keeps spikes and surrogate alone; the rest is worked out again if it is asked for."""
+        self._noise = self._density = None
+        for name in ("firing", "own_noise", "smoothed"):
+            vars(self).pop(name, None)
 
     def _stacked(self, values: list[Tensor]) -> Tensor:
         """(T, N, *) from what each segment has; a single one of several steps is not copied."""
@@ -222,7 +230,7 @@ class Timeline:
 
     def joined(self, values: list[Tensor | None]) -> Tensor:
         """What each segment has, end to end; zero where it has nothing."""
-        like = self.firing.spike
+        like = self.spike
         if all(value is None for value in values):
             return torch.zeros_like(like)
         shapes = (own.shape for _, own in self.parts(like))

@@ -55,6 +55,8 @@ def _prepared(timeline: Timeline, reach: str, form: str) -> list[NodeState]:
     density = timeline.surrogate if form == "smoothed" else timeline.density
     for node, (_, own) in zip(nodes, timeline.parts(density), strict=True):
         node.density = own
+    if form == "smoothed":
+        timeline.let_go()
     chain = None
     if reach == "time" and form == "conditioned":
         chain = conditioned_chain(timeline)
@@ -84,7 +86,7 @@ def reached(layer: Recorded) -> bool:
 
 def derivatives(timeline: Timeline) -> tuple[Tensor, Tensor | None]:
     """The losses' derivatives in the spikes, and in the membranes that were read, (T, N, *)."""
-    like = timeline.firing.spike
+    like = timeline.spike
     nodes = [s.node for s in timeline.segments if s.node is not None]
     read = None
     if any(node.membrane_gradient is not None for node in nodes):
@@ -108,11 +110,11 @@ def surrogate_chain(timeline: Timeline, density: Tensor) -> Tensor | None:
         timeline: The layer.
         density: The derivative of the firing probability in the drift, (T, N, *).
     """
-    rule, firing = timeline.rule, timeline.firing
+    rule, spike = timeline.rule, timeline.spike
     if not rule.carries:
         return None
     carry = number(rule.carry)
-    kept = (1 - firing.spike) * carry if rule.wiped else torch.ones_like(firing.spike) * carry
+    kept = (1 - spike) * carry if rule.wiped else torch.ones_like(spike) * carry
     fall = 0.0 if rule.jump is None else rule.jump(number(rule.threshold))
     return kept.add_(density * fall)
 
@@ -123,12 +125,12 @@ def handed_out(timeline: Timeline) -> tuple[Tensor | float, Tensor | float]:
 
     snnTorch hands them out before their reset, SpikingJelly after it.
     """
-    rule, firing = timeline.rule, timeline.firing
+    rule, spike = timeline.rule, timeline.spike
     if rule.leave is None:
         return 1.0, 0.0
-    at = torch.full_like(firing.spike[:1], 1.0) * number(rule.threshold)
+    at = torch.full_like(spike[:1], 1.0) * number(rule.threshold)
     fall = rule.leave(at, torch.ones_like(at)) - at
-    return 1 - firing.spike if rule.wiped else torch.ones_like(firing.spike), fall
+    return 1 - spike if rule.wiped else torch.ones_like(spike), fall
 
 
 def read_factor(timeline: Timeline, density: Tensor) -> Tensor | float:

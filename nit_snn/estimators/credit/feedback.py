@@ -112,7 +112,7 @@ class FeedbackCredit:
     def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
         if reached(timeline.layer):
             return derivatives(timeline)
-        spikes = timeline.firing.spike
+        spikes = timeline.spike
         held = self.maps.get(_name(timeline))
         if self._errors is None or held is None or self.passes < _WARM_UP:
             return torch.zeros_like(spikes), None
