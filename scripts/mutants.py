@@ -52,12 +52,14 @@ TESTS = {
     "nit_snn.estimators.baselines": "baselines credit",
     "nit_snn.estimators.scores": "golden firing schedule rules conditioned",
     "nit_snn.estimators.surrogate": "cheap_estimate golden",
-    "nit_snn.estimators.residual": "residual",
+    "nit_snn.estimators.residual": "residual defaults",
     "nit_snn.estimators.choose": "defaults residual",
     "nit_snn.estimators.estimator": _CREDIT + " residual cheap_estimate",
     "nit_snn.estimators.control_coefficients": _CREDIT,
     "nit_snn.estimators.credit.derivatives": _CREDIT + " cheap_estimate",
+    "nit_snn.estimators.credit.feedback": "feedback defaults",
     "nit_snn.estimators.credit.time": _CREDIT,
+    "nit_snn.recording.timeline": "cheap_estimate golden",
     "nit_snn.recording.spike_node": _CREDIT + " cheap_estimate",
 }
 SWAPS: dict[type, type] = {

@@ -71,4 +71,4 @@ def _of_sigma(
         spiked = spiked + later * rule.jump(number(rule.threshold))
     smoothed = timeline.smoothed
     moved = spiked * smoothed.density * smoothed.level + left * carried
-    return (moved / sigma).flatten(0, 1).sum_to_size(level.shape)
+    return (moved / sigma).sum_to_size(level.shape)
