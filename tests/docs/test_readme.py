@@ -164,16 +164,19 @@ def test_memory_is_that_of_the_benchmark() -> None:
     for row in results["rows"]:
         by_method.setdefault(row["method"], {})[row["steps"]] = row
     for method, rows in by_method.items():
-        if method.endswith("replay"):  # a mode that is gone
-            continue
         cells = [f"{r['resident'] / 2**20:.1f} ({r['tensors'] / 2**20:.1f})" for r in rows.values()]
         assert f"| {method} | {' | '.join(cells)} |" in text
-    rival, ours = by_method["snnTorch, BPTT"][200], by_method["snnTorch, NIT, bits"][200]
+    names = ("snnTorch, BPTT", "snnTorch, NIT, recompute", "snnTorch, layers")
+    rival, ours, layers = (by_method[name][200] for name in names)
     ratios = [f"1/{rival[what] / ours[what]:.0f}" for what in ("resident", "tensors")]
     assert f"takes {ratios[0]} of what" in text and f"of tensors alone {ratios[1]}." in text
     assert f"takes {ratios[0]} of the memory" in README
+    more = [layers[what] / rival[what] for what in ("resident", "tensors")]
+    assert f"{more[0]:.1f} times what backpropagation takes resident" in text
+    assert f"and {more[1]:.1f} times of tensors" in text
+    assert f"The default takes {more[0]:.1f} times as much as backpropagation" in README
     bits = results["bits_for_a_presynaptic_spike"]
-    grown = [bits[what]["snnTorch, NIT, bits"] for what in ("resident", "tensors")]
+    grown = [bits[what]["snnTorch, NIT, recompute"] for what in ("resident", "tensors")]
     assert f"grows by {grown[0]:.2f} bits" in text and f", {grown[1]:.2f} of tensors" in text
 
 
