@@ -290,3 +290,8 @@ def test_it_is_its_formula(name: str, credit: str, route: str, conditional: bool
             atol=1e-12,
             msg=lambda text, p=parameter: f"{p}: {text}",
         )
+
+
+def test_a_single_row_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROWS", 1)
+    test_it_is_its_formula("leaky subtract", "layers", "auto", False)
