@@ -75,8 +75,6 @@ class Timeline:
         self.steps = start
         self.single = not any(segment.several for segment in segments)
         self.rule = segments[0].rule
-        self._noise: Tensor | None = None
-        self._density: Tensor | None = None
 
     @property
     def layer(self) -> Recorded:
@@ -88,20 +86,16 @@ class Timeline:
     def calls(self) -> list[int]:
         return [call for segment in self.segments for call in segment.calls]
 
-    @property
+    @cached_property
     def noise(self) -> Tensor:
         """eps; what was not kept is drawn again."""
-        if self._noise is None:
-            self._noise = self._stacked([self.layer.noise_of(s) for s in self.segments])
-        return self._noise
+        return self._stacked([self.layer.noise_of(s) for s in self.segments])
 
-    @property
+    @cached_property
     def density(self) -> Tensor:
         """phi(a) / sigma, the derivative of the firing probability in the drift."""
-        if self._density is None:
-            sigma = number(self.layer.neuron.sigma.detach().to(self.firing.level.dtype))
-            self._density = self.firing.density / sigma
-        return self._density
+        sigma = number(self.layer.neuron.sigma.detach().to(self.firing.level.dtype))
+        return self.firing.density / sigma
 
     @cached_property
     def own_noise(self) -> tuple[Tensor, Tensor | float]:
@@ -193,23 +187,28 @@ class Timeline:
     @cached_property
     def spike(self) -> Tensor:
         """Where the layer fired, zeros and ones, (T, N, *)."""
-        membrane = self._stacked([self._membrane(s) for s in self.segments])
-        return spikes_of(membrane, self.rule.threshold, self.rule.or_equal)
+        return self._fired(self._membranes())
 
     @cached_property
     def firing(self) -> Firing:
         """What the layer did, and how likely it was."""
-        membrane = self._stacked([self._membrane(s) for s in self.segments])
+        membrane = self._membranes()
+        spike = vars(self).setdefault("spike", self._fired(membrane))
         noise = self.noise.to(membrane.dtype)
         sigma = number(self.layer.neuron.sigma.detach().to(membrane.dtype))
         level = (number(self.rule.threshold) - membrane).div_(sigma).add_(noise)
-        return Firing(self.spike, level, noise, self.rule.wiped)
+        return Firing(spike, level, noise, self.rule.wiped)
 
     def let_go(self) -> None:
         """Keeps spikes and surrogate alone; the rest is worked out again if it is asked for."""
-        self._noise = self._density = None
-        for name in ("firing", "own_noise", "smoothed"):
+        for name in ("noise", "density", "firing", "own_noise", "smoothed"):
             vars(self).pop(name, None)
+
+    def _membranes(self) -> Tensor:
+        return self._stacked([self._membrane(s) for s in self.segments])
+
+    def _fired(self, membrane: Tensor) -> Tensor:
+        return spikes_of(membrane, self.rule.threshold, self.rule.or_equal)
 
     def _stacked(self, values: list[Tensor]) -> Tensor:
         """(T, N, *) from what each segment has; a single one of several steps is not copied."""

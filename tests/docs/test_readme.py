@@ -64,6 +64,17 @@ def test_networks_are_those_of_the_benchmark(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     rows = json.loads((ROOT / "docs" / "benchmarks" / "networks.json").read_text())["rows"]
     assert importlib.import_module("networks").table(rows) in README
+    ratios = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        best = [
+            max(
+                (r for r in rows if r["network"] == network and r["method"] == method),
+                key=lambda row: row["validation"],
+            )
+            for method in ("auto", "STBP")
+        ]
+        ratios.append(best[0]["cpu_seconds"] / best[1]["cpu_seconds"])
+    assert f"in {min(ratios):.1f} to {max(ratios):.1f} times its CPU time" in README
     assert len(rows) == 84 and {len(row["versions"]) for row in rows} == {2}
 
 

@@ -213,3 +213,40 @@ def test_a_damaged_state_is_refused_and_changes_nothing(damage: str) -> None:
     with pytest.raises(ValueError, match="choice"):
         learner.load_state_dict(state)
     assert torch.equal(learner.state_dict()["choice"]["feedback"]["maps"][name]["products"], before)
+
+
+def test_it_goes_on_in_the_type_of_the_network() -> None:
+    """A file may have come from another device, or another type."""
+    net, passes = Net(), inputs(PASSES + 1)
+    learner = attach(net)
+    for x in passes[:-1]:
+        learn(net, learner, x)
+    state, expected = copy.deepcopy(learner.state_dict()), learn(net, learner, passes[-1])
+    for held in state["choice"]["feedback"]["maps"].values():
+        held.update({name: value.float() for name, value in held.items()})
+    learner.close()
+    resumed = attach(net)
+    resumed.load_state_dict(state)
+    found = learn(net, resumed, passes[-1])
+    torch.testing.assert_close(found["fc1.weight"], expected["fc1.weight"], rtol=1e-5, atol=1e-7)
+
+
+def test_outputs_that_overflow_do_not_stay_in_it() -> None:
+    class Loud(Net):
+        """Its outputs overflow at times, where its loss does not."""
+
+        gain = 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.gain
+
+    net, passes = Loud(), inputs(PASSES + 1)
+    learner = attach(net)
+    for index, x in enumerate(passes):
+        net.gain = 1e308 if index == 4 else 1.0
+        net.zero_grad()
+        with learner.record():
+            losses = net(learner.expand(x)).clamp(-50, 50).square().sum(1)
+        learner.backward(losses)
+    gradient = net.fc1.weight.grad
+    assert gradient is not None and gradient.isfinite().all() and gradient.abs().sum() > 0

@@ -45,13 +45,14 @@ class FeedbackMap:
 
     def of(self, errors: Tensor) -> Tensor:
         """`M e`, (N, neurons), from e, (N, outputs)."""
-        fewest = _RARE * self.variances.mean() + torch.finfo(self.variances.dtype).tiny
-        return (errors @ self.products.T) / self.variances.clamp(min=fewest)
+        products, variances = self.products.to(errors), self.variances.to(errors)
+        fewest = _RARE * variances.mean() + torch.finfo(variances.dtype).tiny
+        return (errors @ products.T) / variances.clamp(min=fewest)
 
     def update(self, products: Tensor, variances: Tensor) -> None:
         """Takes in what one pass has shown."""
-        self.products.lerp_(products, 1 - _MEMORY)
-        self.variances.lerp_(variances, 1 - _MEMORY)
+        self.products = self.products.to(products).lerp_(products, 1 - _MEMORY)
+        self.variances = self.variances.to(variances).lerp_(variances, 1 - _MEMORY)
 
 
 @dataclass(eq=False)
@@ -100,6 +101,8 @@ class FeedbackCredit:
         self, timeline: Timeline, products: Tensor, variances: Tensor, rows: Tensor
     ) -> None:
         products, variances = (self.ranks.sum(x) / rows for x in (products, variances))
+        if not bool(products.isfinite().all() and variances.isfinite().all()):
+            return  # outputs that overflow say nothing, and would stay in M for ever
         held = self.maps.get(_name(timeline))
         if held is None or held.products.shape != products.shape:
             self.maps[_name(timeline)] = FeedbackMap(products, variances)

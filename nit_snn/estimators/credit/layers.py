@@ -1,4 +1,4 @@
-"""From layer to layer through `phi(a) / sigma`, within a time step.
+"""From layer to layer through the density of the noise, within a time step.
 
 Each layer filters its own cotangents back over its own membranes; nothing else is carried back
 through time."""
