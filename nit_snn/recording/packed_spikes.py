@@ -87,11 +87,6 @@ def mark_spikes(
     mark(spikes, BinarySpikes(train, several, packed), kept=2 if several else 1)
 
 
-def is_emitted(x: Tensor) -> bool:
-    """Whether `x` is what a neuron emitted, or a mere reshape of it."""
-    return find(x, BinarySpikes) is not None
-
-
 def pack(x: Tensor) -> PackedSpikes | None:
     """`x` as bits if it is what a neuron emitted, or a mere reshape of it; else None."""
     emitted = find(x, BinarySpikes)

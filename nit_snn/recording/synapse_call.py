@@ -67,21 +67,19 @@ class SynapseCall:
             current: What a neuron was given.
             again: Whether it was asked for before, for another step of it.
         """
-        call = _marked(current)
-        if call is not None:
-            call.readers += not again
+        call, repeated = find(current, SynapseCall), False
+        if call is None:
+            repeated = repeats_over_time(current)
+            call = find(current[0], SynapseCall) if repeated else None
+        if call is None or not current.requires_grad or _is_hooked(current):
+            return None, False
+        call.readers += not (again or repeated)
+        if not call.used:
             call._use()
-            return call, call.static
-        if repeats_over_time(current):
-            call = _marked(current[0])
-        if call is not None:
-            call._use()
-        return call, call is not None
+        return call, repeated or call.static
 
     def _use(self) -> None:
         """A noisy neuron reads it: the spikes that went in are kept here, as bits."""
-        if self.used:
-            return
         self.used = True
         if self.kept and isinstance(self.activity, Tensor) and not self.followed:
             self.budget.give_back(self.kept)
@@ -186,10 +184,7 @@ class SynapseCall:
         return {p: g for p, g in trained if p is not None and p.requires_grad}
 
 
-def _marked(tensor: Tensor) -> SynapseCall | None:
-    """The call that made `tensor`, or what it is a mere reshape of, if nothing has changed it."""
-    if not tensor.requires_grad or tensor._backward_hooks:
-        return None
-    call = find(tensor, SynapseCall)
+def _is_hooked(tensor: Tensor) -> bool:
+    """Whether a hook on `tensor`, or on what it is a view of, may change its gradient."""
     base = tensor._base
-    return None if base is not None and base._backward_hooks else call
+    return bool(tensor._backward_hooks or (base is not None and base._backward_hooks))

@@ -10,7 +10,6 @@ layer's own) leaves the output unmarked, and the general route does its work.
 from __future__ import annotations
 
 import operator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -23,13 +22,14 @@ from ..gradients.synapses.few_outputs import few, few_outputs, suits
 from ..gradients.synapses.linear import linear_gradient
 from .expansion import Expansion
 from .memory_budget import MemoryBudget
-from .packed_spikes import PackedSpikes, SpikeTrain, is_emitted, pack, saved_as_bits
-from .provenance import mark, repeats_over_time
+from .packed_spikes import BinarySpikes, PackedSpikes, SpikeTrain, pack, saved_as_bits
+from .provenance import find, mark, repeats_over_time
 from .spike_node import leads_to_spikes_alone
 from .synapse_call import SynapseCall
 
 _SAMPLE = 4096
 _LEAF, _VERSION = operator.attrgetter("is_leaf"), operator.attrgetter("_version")
+_SHAPE = operator.attrgetter("shape")
 
 
 @dataclass(eq=False)
@@ -39,13 +39,15 @@ class _LastCall:
     Attributes:
         key: Which tensors the layer had, in which versions.
         held: These tensors: while they are held, no others have their numbers.
-        samples: Some values of each.
+        views: Some values of each, as they are now.
+        samples: As they were.
         output: What came out.
         call: What is known of it.
     """
 
     key: tuple[Any, ...]
     held: list[Tensor]
+    views: list[Tensor]
     samples: list[Tensor]
     output: Tensor
     call: SynapseCall
@@ -70,6 +72,7 @@ class SynapseTap:
     _budget: MemoryBudget = field(default_factory=MemoryBudget)
     _train: SpikeTrain | None = None
     _parameters: dict[str, Tensor | None] = field(default_factory=dict)
+    _tensors: list[Tensor] = field(default_factory=list)
 
     def install(self, budget: MemoryBudget) -> None:
         """Stands in, unless the layer was patched, pruned or reparametrised since.
@@ -100,99 +103,108 @@ class SynapseTap:
         if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or not self._fast(args[0]):
             return type(self.module).forward(self.module, *args, **kwargs)  # type: ignore[no-any-return]
         x = args[0]
-        emitted = is_emitted(x)
-        if emitted:  # fresh at each step, so that the same does not come again
-            output, call = self._compute(x, emitted)
-            call.calls = 1
-            mark(output, call)
-            return output
-        held = [x, *self._tensors()]
-        # Built-in functions alone: this is asked at every step.
-        key = (
-            torch.is_autocast_enabled(x.device.type),
-            *map(id, held),
-            *map(_VERSION, held),
-            *map(Tensor.data_ptr, held),
-        )
-        last = self._last
-        samples = [_sample(tensor) for tensor in held]
-        if last is None or last.key != key or not all(map(torch.equal, last.samples, samples)):
-            output, call = self._compute(x, emitted)
-            samples = [sample.clone() for sample in samples]
-            self._last = last = _LastCall(key, held, samples, output, call)
-            if call.static:
-                self._made.append(call)
-        last.call.calls += 1
-        if last.call.static and self._direct:
-            # Nothing but a neuron has read it so far: one slice of memory will do.
-            output = last.output[:1].clone().expand_as(last.output)
-        else:
-            output = last.output.clone()
-        mark(output, last.call)
+        output, call = self._of_input(x) if find(x, BinarySpikes) is None else self._of_spikes(x)
+        call.calls += 1
+        mark(output, call)
         return output
 
     def _fast(self, x: Tensor) -> bool:
         """Whether the layer's own gradient function says all that the graph would."""
         module = self.module
+        now, held = module._parameters, self._parameters
+        if held.keys() != now.keys() or not all(map(operator.is_, held.values(), now.values())):
+            self._parameters = dict(now)
+            self._tensors = [p for p in now.values() if p is not None]
         return (
             torch.is_grad_enabled()
             # Else more parameters lie before this layer.
             and (not x.requires_grad or leads_to_spikes_alone(x))
             and not module._backward_hooks
             and not module._backward_pre_hooks
-            and all(map(_LEAF, self._tensors()))
+            and all(map(_LEAF, self._tensors))
         )
 
-    def _tensors(self) -> list[Tensor]:
-        """The layer's parameters as they are now."""
-        return [p for p in self.module._parameters.values() if p is not None]
+    def _of_spikes(self, x: Tensor) -> tuple[Tensor, SynapseCall]:
+        """What a noisy neuron emitted goes in: at each step another, that does not come again."""
+        size, packed = x.nbytes, None
+        if not self._budget.take(size):
+            size, packed = 0, pack(x)
+        output = self._output(x, packed)
+        return output, self._called(x, packed, output, size)
 
-    def _compute(self, x: Tensor, emitted: bool) -> tuple[Tensor, SynapseCall]:
+    def _of_input(self, x: Tensor) -> tuple[Tensor, SynapseCall]:
+        """An input from outside goes in, which may come again."""
+        held = [x, *self._tensors]
+        # Built-in functions alone: this is asked at every step.
+        key = (
+            torch.is_autocast_enabled(x.device.type),
+            *map(id, held),
+            *map(_VERSION, held),
+            *map(_SHAPE, held),
+            *map(Tensor.stride, held),
+            *map(Tensor.data_ptr, held),
+        )
+        last = self._last
+        if last is None or last.key != key or not all(map(torch.equal, last.views, last.samples)):
+            output, call = self._compute(x)
+            views = [_sample(tensor) for tensor in held]
+            samples = [view.clone() for view in views]
+            self._last = last = _LastCall(key, held, views, samples, output, call)
+            if call.static:
+                self._made.append(call)
+        if last.call.static and self._direct:
+            # Nothing but a neuron has read it so far: one slice of memory will do.
+            return last.output[:1].clone().expand_as(last.output), last.call
+        return last.output.clone(), last.call
+
+    def _compute(self, x: Tensor) -> tuple[Tensor, SynapseCall]:
+        """The same slice at all time steps once, and the same row in all replicas once."""
         static = repeats_over_time(x)
         activity = x[0] if static else x
-        expansion = None if emitted else Expansion.of(activity)
+        expansion, packed = Expansion.of(activity), None
         inner = activity if expansion is None else expansion.once(activity)
-        size, packed = activity.nbytes if emitted else 0, None
-        if emitted and (self._budget.frugal or not self._budget.take(size)):
-            size, packed = 0, pack(activity)
-        elif not emitted and self._train is not None and expansion is None and not static:
+        if self._train is not None and expansion is None and not static:
             packed = _as_bits(activity, self._train)
-        # Behind the last noisy neuron the graph stays, and with it what it saves.
-        with nullcontext() if packed is None else saved_as_bits(inner, packed):
-            output = self._of(inner.unsqueeze(0))[0] if static else self._of(inner)
+        output = self._output(inner.unsqueeze(0))[0] if static else self._output(inner, packed)
         if expansion is not None:
             output = expansion.repeat(output)
+        call = self._called(activity, packed, output, static=static)
+        return output.unsqueeze(0).expand(len(x), *output.shape) if static else output, call
+
+    def _called(
+        self,
+        activity: Tensor,
+        packed: PackedSpikes | None,
+        output: Tensor,
+        size: int = 0,
+        static: bool = False,
+    ) -> SynapseCall:
         assert self._gradient is not None
-        call = SynapseCall(
+        return SynapseCall(
             self.name,
             self.module,
             self._gradient,
-            self._current_parameters(),
+            self._parameters,
             packed or activity,
             activity._version,
             output.shape,
             static,
             self._budget,
             size,
-            followed=x.requires_grad,
+            followed=activity.requires_grad,
         )
-        if static:
-            output = output.unsqueeze(0).expand(x.shape[0], *output.shape)
-        return output, call
 
-    def _of(self, x: Tensor) -> Tensor:
-        """The layer's output, in the fastest way that there is."""
+    def _output(self, x: Tensor, packed: PackedSpikes | None = None) -> Tensor:
+        """The layer's output, in the fastest way that there is.
+
+        Behind the last noisy neuron the graph stays, and with it what it saves: bits, if there are.
+        """
+        if packed is not None:
+            with saved_as_bits(x, packed):
+                return self._output(x)
         if self._few and suits(self.module, x):
             return few_outputs(x, self.module.weight, self.module.bias)  # type: ignore[arg-type]
         return type(self.module).forward(self.module, x)  # type: ignore[no-any-return]
-
-    def _current_parameters(self) -> dict[str, Tensor | None]:
-        """The layer's parameters as they are now; one and the same mapping while they stay."""
-        now, held = self.module._parameters, self._parameters
-        same = held.keys() == now.keys() and all(map(operator.is_, held.values(), now.values()))
-        if not same:
-            self._parameters = dict(now)
-        return self._parameters
 
 
 def make_taps(net: nn.Module) -> list[SynapseTap]:

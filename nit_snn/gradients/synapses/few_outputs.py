@@ -26,9 +26,9 @@ def suits(module: nn.Module, x: Tensor) -> bool:
     """Whether `few_outputs` may stand in for a dense layer, and pays."""
     weight = module.weight
     return (
-        few(module)
-        and isinstance(weight, Tensor)
+        isinstance(weight, Tensor)
         and x.numel() >= 256 * x.shape[-1]
+        and few(module)
         and (not x.requires_grad or x.dim() > 2)
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
