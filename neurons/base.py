@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..dynamics.executor import Moved
-from ..dynamics.lif import MembraneUpdate, perturb
+from ..dynamics.lif import MembraneRule, MembraneUpdate, perturb
 from ..errors import CurrentError, RecordingError, SwapError
 
 
@@ -51,7 +52,7 @@ class Recorder(Protocol):
         ...
 
 
-#: What a recorder leaves on a neuron while a pass runs.
+#: What is put on a neuron, and what it finds out once, while a pass runs.
 FLEETING = ("_recorder", "_known_rule", "_decided", "_grades", "_direct")
 
 
@@ -76,6 +77,20 @@ class NoisyNeuron(nn.Module):
         if like is not None:
             value = value.to(like.device, like.dtype)
         self.register_buffer("sigma", value, persistent=False)
+
+    @property
+    def _rule(self) -> MembraneRule:
+        """What it does at every step, where its class says so."""
+        raise NotImplementedError
+
+    @cached_property
+    def _known_rule(self) -> MembraneRule:
+        """That of its first step in a recorded pass, which stays the same for all of them."""
+        return self._rule
+
+    @property
+    def _rule_now(self) -> MembraneRule:
+        return self._rule if self._recorder is None else self._known_rule
 
     @property
     def _usual_sigma(self) -> float | Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from ..dynamics.lif import (
     number,
     synaptic_current,
 )
-from .base import Recorder, check_grad_mode
-from .guard import guarded, unguarded
+from .base import check_grad_mode
+from .guard import GuardedMembrane, guarded, unguarded
 from .snntorch_base import NoisySnnTorch
 from .snntorch_base import spikes_at_threshold as spikes_at_threshold
 
@@ -48,43 +49,43 @@ class NoisyLeaky(NoisySnnTorch, snn.Leaky):
         SwapError: sigma is negative or not finite.
     """
 
-    _direct: tuple[Any, bool] | None = None
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         recorder = self._recorder
-        if recorder is not None and recorder.learns and self._is_direct(recorder):
+        if recorder is not None and recorder.learns and self._direct:
             mem = args[1] if len(args) == 2 else kwargs.get("mem")
             known = len(args) + len(kwargs) == (1 if mem is None else 2) and len(args) > 0
             if known and not (self.init_hidden and mem is not None):
-                return self._directly(recorder, args[0], mem)
+                return self._directly(args[0], mem)
         return super().forward(*args, **kwargs)
 
-    def _is_direct(self, recorder: Recorder) -> bool:
-        """Whether a step is its closed form and nothing that the framework's forward adds to it."""
-        if self._direct is None or self._direct[0] is not recorder:
-            kind = type(self)
-            own = kind._noisy_state is NoisyLeaky._noisy_state and kind.fire is NoisySnnTorch.fire
-            bound: Any = super(NoisySnnTorch, self).forward
-            theirs = bound.__func__ is snn.Leaky.forward
-            closed = not self.beta.requires_grad and self.reset_delay
-            self._direct = (recorder, own and theirs and closed and self in recorder.binary)
-        return self._direct[1]
+    @cached_property
+    def _direct(self) -> bool:
+        """Whether a step is its closed form, and the framework's forward adds nothing to it.
 
-    def _directly(self, recorder: Recorder, current: Tensor, mem: Tensor | None) -> Any:
+        The same for a whole recorded pass.
+        """
+        kind, recorder = type(self), self._recorder
+        own = kind._noisy_state is NoisyLeaky._noisy_state and kind.fire is NoisySnnTorch.fire
+        bound: Any = super(NoisySnnTorch, self).forward
+        theirs = bound.__func__ is snn.Leaky.forward
+        closed = not self.beta.requires_grad and self.reset_delay and not self._grades
+        return own and theirs and closed and recorder is not None and self in recorder.binary
+
+    def _directly(self, current: Tensor, mem: Tensor | None) -> Any:
         """What `snntorch.Leaky.forward` does, in one step of the recorder."""
         check_grad_mode()
-        state = self._buffers["mem"] if mem is None else mem
-        assert state is not None
-        state = unguarded(state, self)
+        recorder, state = self._recorder, self._buffers["mem"] if mem is None else mem
+        assert recorder is not None and state is not None
+        if type(state) is GuardedMembrane:
+            state = unguarded(state, self)
         if state.shape != current.shape:
             state = torch.zeros_like(current, device=state.device)
-        update = MembraneUpdate((Current(current),), state, self._drift_of, self._rule)
+        update = MembraneUpdate((Current(current),), state, self._drift_of, self._known_rule)
         moved = recorder.step(self, update)
         assert moved.spikes is not None and moved.membrane is not None
         left = guarded(moved.membrane, recorder, self) if recorder.guards else moved.membrane
         self._buffers["mem"] = left
-        spike = self._graded(moved.spikes)
-        return spike if self.init_hidden and not self.output else (spike, left)
+        return moved.spikes if self.init_hidden and not self.output else (moved.spikes, left)
 
     def _drift_of(self, current: Tensor, mem: Tensor) -> Tensor:
         """Of a membrane that has a graph of its own, which the closed form leaves out."""

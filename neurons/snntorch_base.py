@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,8 +36,6 @@ class NoisySnnTorch(NoisyNeuron):
     reset_delay: bool
     _states: tuple[str, ...] = ("mem",)
     _decided: Tensor | None = None
-    _grades: bool | None = None
-    _known_rule: tuple[Any, MembraneRule] | None = None
 
     def __init__(self, *args: Any, sigma: float | Tensor | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -83,7 +82,7 @@ class NoisySnnTorch(NoisyNeuron):
                 tuple(Current(current, gain) for current in currents),
                 self.mem,
                 lambda *values: self._after_reset(drift(*values)),
-                self._rule,
+                self._rule_now,
             )
         )
         self._decided = moved.spikes
@@ -92,11 +91,8 @@ class NoisySnnTorch(NoisyNeuron):
 
     @property
     def _rule(self) -> MembraneRule:
-        """What it does at every step; while a pass is recorded, that of its first."""
-        recorder = self._recorder
-        if self._known_rule is not None and self._known_rule[0] is recorder:
-            return self._known_rule[1]
-        rule = MembraneRule(
+        """What it does at every step."""
+        return MembraneRule(
             number(self.threshold),
             lif=self._lif,
             carry=number(self._carry),
@@ -104,21 +100,22 @@ class NoisySnnTorch(NoisyNeuron):
             jump=self._jump,
             delayed=self.reset_mechanism != "none",
         )
-        if recorder is not None:
-            self._known_rule = (recorder, rule)
-        return rule
 
     @property
     def _usual_sigma(self) -> float | Tensor:
         return self._rule.height / 4
 
+    @cached_property
+    def _grades(self) -> bool:
+        """Whether spikes have a factor other than 1; the same for a whole pass."""
+        factor = self.graded_spikes_factor
+        return bool(factor.requires_grad or (factor != 1).any())
+
     def _graded(self, spike: Tensor) -> Tensor:
         """Spikes times their factor, which belongs to the block behind the neuron if it learns."""
-        factor = self.graded_spikes_factor
-        if self._grades is None:
-            self._grades = bool(factor.requires_grad or (factor != 1).any())
         if not self._grades:
             return spike
+        factor = self.graded_spikes_factor
         with torch.set_grad_enabled(factor.requires_grad or spike.requires_grad):
             return spike * factor
 
@@ -171,7 +168,7 @@ class NoisySnnTorch(NoisyNeuron):
     def mem_reset(self, mem: Tensor) -> Tensor:
         fired = None if self._recorder is None else self._recorder.fired(self, mem)
         if fired is not None:
-            return fired.detach()
+            return fired
         # Surrogates return float32 whatever the membrane is.
         return super().mem_reset(mem).to(mem.dtype)  # type: ignore[misc, no-any-return]
 

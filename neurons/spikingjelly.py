@@ -55,7 +55,6 @@ class _NoisyNode(NoisyNeuron):
     materialize_states: Callable[..., tuple[Any, ...]]
     _memories: dict[str, Any]
     reset: Callable[[], None]
-    _known_rule: tuple[Any, MembraneRule] | None = None
 
     def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
         raise NotImplementedError
@@ -85,11 +84,8 @@ class _NoisyNode(NoisyNeuron):
 
     @property
     def _rule(self) -> MembraneRule:
-        """What it does at every step; while a pass is recorded, that of its first."""
-        recorder = self._recorder
-        if self._known_rule is not None and self._known_rule[0] is recorder:
-            return self._known_rule[1]
-        rule = MembraneRule(
+        """What it does at every step."""
+        return MembraneRule(
             self.v_threshold,
             or_equal=True,
             rest=self.v_reset or 0.0,
@@ -99,9 +95,6 @@ class _NoisyNode(NoisyNeuron):
             jump=self._jump,
             leave=self._after_reset,
         )
-        if recorder is not None:
-            self._known_rule = (recorder, rule)
-        return rule
 
     @property
     def _usual_sigma(self) -> float | Tensor:
@@ -115,7 +108,7 @@ class _NoisyNode(NoisyNeuron):
     def _taken(self, current: Current, v: Tensor, several: bool) -> Moved:
         """One step from `v`, or several: what is left behind has been reset."""
         x = current.value
-        update = MembraneUpdate((current,), v, self._charge, self._rule, several)
+        update = MembraneUpdate((current,), v, self._charge, self._rule_now, several)
         moved = self._step(update)
         if moved.spikes is not None:
             return moved

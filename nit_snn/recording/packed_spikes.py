@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import bits
-from .provenance import find, mark, reshaped_from
+from .provenance import find, reshaped_from
 
 
 @dataclass(eq=False, slots=True)
@@ -78,13 +78,6 @@ class BinarySpikes:
     train: SpikeTrain
     several: bool
     packed: PackedSpikes | None = None
-
-
-def mark_spikes(
-    spikes: Tensor, train: SpikeTrain, several: bool, packed: PackedSpikes | None = None
-) -> None:
-    """Says of a tensor that it is what a noisy neuron emitted."""
-    mark(spikes, BinarySpikes(train, several, packed), kept=2 if several else 1)
 
 
 def pack(x: Tensor) -> PackedSpikes | None:

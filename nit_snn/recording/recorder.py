@@ -24,8 +24,8 @@ from ..noise.layer_noise import LayerNoise
 from ..noise.streams import Noise
 from ..validation.passes import check_current, check_noisy, check_rows, warn_of_delayed_reset
 from .memory_budget import MemoryBudget
-from .packed_spikes import mark_spikes
-from .provenance import Seen
+from .packed_spikes import BinarySpikes
+from .provenance import Seen, mark
 from .segment import Input, Segment
 from .spike_node import Ledger, NodeState, collected_through, emit
 from .stale_state import StaleState
@@ -114,8 +114,11 @@ class Recorder:
     def step(self, neuron: NoisyNeuron, update: MembraneUpdate) -> Moved:
         """One step of a neuron, or several at once; see `nit_snn.neurons.base.Recorder`."""
         layer, rule = self.trace.layers[neuron], update.rule
-        left = layer.found(update.state)
-        state = self._state(layer, update, left)
+        state, left = update.state, layer.found(update.state)
+        if not layer.calls:
+            self._begin(layer, state, left)
+        if left is not None and state is not None and state.requires_grad:
+            state = state.detach()  # it is known here how it came about
         inputs = self._inputs(update)
         closed = rule.lif is not None and not rule.lif.learns and neuron in self.binary
         closed = closed and state is not None and not state.requires_grad
@@ -127,8 +130,10 @@ class Recorder:
             current = drift.detach()
         steps = len(update.currents[0].value) if update.several else 1
         shape = current.shape[1:] if update.several else current.shape
-        self._admit(layer, shape, current.dtype, inputs)
-        executor = layer.executor or self._executor(layer, current.dtype)
+        if (shape, current.dtype) != layer.admitted:
+            self._admit(layer, shape, current.dtype, inputs)
+        executor = layer.executor
+        assert executor is not None
         segment = Segment(
             list(range(layer.calls, layer.calls + steps)),
             shape,
@@ -141,7 +146,7 @@ class Recorder:
         )
         layer.calls += steps
         if closed or not update.several:
-            fired = None if left is None else left.spikes
+            fired = None if left is None or not rule.delayed else left.spikes
             moved = executor.advance(segment, current, state if closed else None, fired)
         else:
             moved = self._one_by_one(layer, segment, update, state)
@@ -150,19 +155,13 @@ class Recorder:
             for each in inputs:  # a drift's own graph leads to all but the synapses that are known
                 each.graph = None if each.source is None else each.graph
         self._keep(layer, segment, executor)
-        moved = self._emit(layer, segment, moved)
-        if self.needs.firing and moved.membrane is not None:
-            segment.membrane = Seen(moved.membrane.detach())
-        return moved
+        return self._emit(layer, segment, moved)
 
-    def _state(self, layer: LayerTrace, update: MembraneUpdate, left: Left | None) -> Tensor | None:
-        """The membrane that a step starts from; without the graph of one that a step has left."""
-        state = update.state
-        if left is None and not layer.calls and self.stale.holds(layer.neuron, state):
+    def _begin(self, layer: LayerTrace, state: Tensor | None, left: Left | None) -> None:
+        """Looks at a layer before its first step."""
+        check_noisy(layer.name, layer.neuron.noise)
+        if left is None and self.stale.holds(layer.neuron, state):
             self.trace.carried.append(layer.name)
-        if left is not None and state is not None and state.requires_grad:
-            return state.detach()  # it is known here how it came about
-        return state
 
     def _inputs(self, update: MembraneUpdate) -> tuple[Input, ...]:
         """Where the currents came from.
@@ -234,28 +233,28 @@ class Recorder:
     def _admit(
         self, layer: LayerTrace, shape: torch.Size, dtype: torch.dtype, inputs: Sequence[Input]
     ) -> None:
-        """Checks a drift, (N, *), and gives a learned noise level its shape."""
+        """Checks drifts of a new shape, (N, *), and gives a learned noise level its own.
+
+        At the first one, who takes the layer's steps is chosen.
+        """
         trace, neuron = self.trace, layer.neuron
-        if not layer.calls:
-            check_noisy(layer.name, neuron.noise)
-        if not shape or trace.rows != shape[0] or not dtype.is_floating_point:
-            check_current(layer.name, shape, dtype)
-            trace.rows = check_rows(layer.name, shape, trace.replicas, trace.rows, self.expanded)
-        if neuron.sigma.dim() or neuron.sigma.requires_grad:
+        check_current(layer.name, shape, dtype)
+        trace.rows = check_rows(layer.name, shape, trace.replicas, trace.rows, self.expanded)
+        layer.learns_sigma = neuron.sigma.requires_grad
+        if neuron.sigma.dim() or layer.learns_sigma:
             sources = [each.source for each in inputs if each.source is not None]
             linear = any(isinstance(source.module, nn.Linear) for source in sources)
             neuron._fit_sigma(layer.name, shape, linear)
-
-    def _executor(self, layer: LayerTrace, dtype: torch.dtype) -> Executor:
-        """The layer's, chosen at its first step."""
-        binary = layer.neuron in self.binary
-        sigma, budget = layer.neuron.sigma, self.trace.budget
-        layer.executor = executor_for(layer.noise, sigma, self.needs, budget, binary, dtype)
-        return layer.executor
+        if layer.executor is None:
+            binary, budget = neuron in self.binary, trace.budget
+            layer.executor = executor_for(
+                layer.noise, neuron.sigma, self.needs, budget, binary, dtype
+            )
+        layer.admitted = shape, dtype
 
     def _keep(self, layer: LayerTrace, segment: Segment, executor: Executor) -> None:
         """Remembers a segment, with the one before if their scores can be summed."""
-        levels = layer.neuron.sigma.requires_grad
+        levels = layer.learns_sigma
         if not (self.needs.firing or levels or segment.teaches):
             return
         last = layer.segments[-1] if layer.segments else None
@@ -269,11 +268,15 @@ class Recorder:
         """Marks the spikes, and puts what stands for them into the graph of what reads them."""
         if moved.spikes is not None and self.trace.ledger is not None:
             moved = self._in_graph(segment, moved, moved.spikes, self.trace.ledger)
-        fired = None
         if moved.spikes is not None:
-            mark_spikes(moved.spikes, layer.train, segment.several, moved.packed)
-            fired = Seen(moved.spikes)
-        layer.left.append(Left(Seen(moved.state), segment, fired))
+            binary = BinarySpikes(layer.train, segment.several, moved.packed)
+            mark(moved.spikes, binary, kept=2 if segment.several else 1)
+        # The same memory as what is handed out, without its graph.
+        state = Seen(moved.state.detach())
+        layer.left.append(Left(state, segment, moved.spikes))
+        if self.needs.firing and moved.membrane is not None:
+            same = moved.membrane is moved.state
+            segment.membrane = state if same else Seen(moved.membrane.detach())
         return moved
 
     def _in_graph(self, segment: Segment, moved: Moved, spikes: Tensor, ledger: Ledger) -> Moved:

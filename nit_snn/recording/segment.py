@@ -69,9 +69,8 @@ class Segment(Steps):
     @property
     def teaches(self) -> bool:
         """Whether any parameter's gradient can be made of it."""
-        if self.drift is not None:
-            return True
-        return any(each.source is not None or each.graph is not None for each in self.inputs)
+        ways = [each for each in self.inputs if each.source is not None or each.graph is not None]
+        return self.drift is not None or bool(ways)
 
     def absorbs(self, other: Segment) -> bool:
         """Whether the noise of both may be summed before it meets the presynaptic activity."""
@@ -82,5 +81,5 @@ class Segment(Steps):
             and not (self.several or other.several)
             and (self.shape, self.dtype) == (other.shape, other.dtype)
             and len(self.inputs) == len(other.inputs)
-            and all(a.same(b) for a, b in zip(self.inputs, other.inputs, strict=True))
+            and all(map(Input.same, self.inputs, other.inputs))
         )

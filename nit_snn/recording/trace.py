@@ -19,8 +19,8 @@ from ..neurons.base import NoisyNeuron
 from ..noise.layer_noise import LayerNoise
 from ..noise.streams import Noise
 from .memory_budget import MemoryBudget
-from .packed_spikes import SpikeTrain
-from .provenance import Seen
+from .packed_spikes import BinarySpikes, SpikeTrain
+from .provenance import Seen, find
 from .segment import Segment
 from .spike_node import Ledger
 from .synapse_call import SynapseCall
@@ -35,12 +35,13 @@ class Left:
 
     state: Seen
     segment: Segment
-    fired: Seen | None
+    fired: Tensor | None
 
     @property
     def spikes(self) -> Tensor | None:
-        """Zeros and ones; None if they are not known, or were written to since."""
-        return None if self.fired is None else self.fired.unchanged
+        """Zeros and ones, without a graph; None if not known, or written to since."""
+        known = self.fired is not None and find(self.fired, BinarySpikes) is not None
+        return self.fired.detach() if known else None  # type: ignore[union-attr]
 
 
 @dataclass(eq=False)
@@ -58,6 +59,8 @@ class LayerTrace:
             shared has one for each place.
         train: Its spikes as bits.
         executor: Who takes its steps.
+        admitted: Shape and type of the last drift that was looked at.
+        learns_sigma: Whether its noise level is learned.
     """
 
     name: str
@@ -69,6 +72,8 @@ class LayerTrace:
     left: deque[Left] = field(default_factory=lambda: deque(maxlen=_PLACES))
     train: SpikeTrain = field(default_factory=SpikeTrain)
     executor: Executor | None = None
+    admitted: tuple[torch.Size, torch.dtype] | None = None
+    learns_sigma: bool = False
     _timelines: list[Timeline] | None = None
 
     def found(self, state: Tensor | None) -> Left | None:

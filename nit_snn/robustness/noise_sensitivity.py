@@ -12,7 +12,7 @@ from ..dynamics.executor import Moved
 from ..dynamics.lif import MembraneUpdate
 from ..errors import ClassifierError
 from ..inspect.probe import Activity, _Probe
-from ..neurons.base import NoisyNeuron, noisy_neurons
+from ..neurons.base import FLEETING, NoisyNeuron, noisy_neurons
 from .classifier import NoisyClassifier
 from .eot import evaluating
 from .inputs import check_numbers
@@ -152,7 +152,8 @@ def _watched(classifier: NoisyClassifier, images: Tensor, seen: _Currents) -> Te
             return classifier._logits(classifier.net(classifier._encoded(images)), len(images))
     finally:
         for neuron in seen.names:
-            vars(neuron).pop("_recorder", None)
+            for name in FLEETING:
+                vars(neuron).pop(name, None)
         reset_states(classifier.net)
 
 
