@@ -19,7 +19,6 @@ from ..dynamics.lif import (
     number,
     synaptic_current,
 )
-from .base import check_grad_mode
 from .guard import GuardedMembrane, guarded, unguarded
 from .snntorch_base import NoisySnnTorch
 from .snntorch_base import spikes_at_threshold as spikes_at_threshold
@@ -51,7 +50,8 @@ class NoisyLeaky(NoisySnnTorch, snn.Leaky):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         recorder = self._recorder
-        if recorder is not None and recorder.learns and self._direct:
+        learns = recorder is not None and recorder.learns and torch.is_grad_enabled()
+        if learns and self._direct:
             mem = args[1] if len(args) == 2 else kwargs.get("mem")
             known = len(args) + len(kwargs) == (1 if mem is None else 2) and len(args) > 0
             if known and not (self.init_hidden and mem is not None):
@@ -73,7 +73,6 @@ class NoisyLeaky(NoisySnnTorch, snn.Leaky):
 
     def _directly(self, current: Tensor, mem: Tensor | None) -> Any:
         """What `snntorch.Leaky.forward` does, in one step of the recorder."""
-        check_grad_mode()
         recorder, state = self._recorder, self._buffers["mem"] if mem is None else mem
         assert recorder is not None and state is not None
         if type(state) is GuardedMembrane:

@@ -84,9 +84,9 @@ class Accumulator:
         for each in segment.inputs:
             if each.source is None:
                 if each.graph is not None:
-                    self._through(each.graph, _times(cotangent, each.gain))
+                    self._through(each.graph, _scaled(cotangent, each.gain))
             else:
-                self._hold(each.source, self._scaled(cotangent, each.gain), each.step)
+                self._hold(each.source, _scaled(cotangent, each.gain, self.signed), each.step)
 
     def _hold(self, source: SynapseCall, share: Tensor, step: int | None = None) -> None:
         """Adds up what belongs to a synapse's output, or to one step of it."""
@@ -111,9 +111,9 @@ class Accumulator:
             if each.source is None:
                 if each.graph is not None:
                     graph = each.graph if whole else each.graph[part]
-                    self._through(graph, _times(values, each.gain))
+                    self._through(graph, _scaled(values, each.gain))
             else:
-                share = self._scaled(values, each.gain)
+                share = _scaled(values, each.gain, self.signed)
                 if whole or chunk.total or each.static:
                     self._add(each.source.parameter_gradients(share, self.signed))
                 else:
@@ -157,12 +157,6 @@ class Accumulator:
         activities, cotangents = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
         return first.gradients_of(activities, cotangents, self.signed, spikes=True)
 
-    def _scaled(self, cotangent: Tensor, gain: float | Tensor) -> Tensor:
-        """A cotangent of the drift as one of a current; a direction keeps its scale."""
-        if self.signed:
-            return cotangent * (gain != 0) if isinstance(gain, Tensor) else cotangent
-        return _times(cotangent, gain)
-
     def follow_held(self, roots: Sequence[Tensor] = ()) -> None:
         """Adds what reaches synapses through currents that neurons remember.
 
@@ -203,7 +197,10 @@ class Accumulator:
         return [*self.outputs, *self.parameters], [*self.cotangents, *finished]
 
 
-def _times(cotangent: Tensor, gain: float | Tensor) -> Tensor:
+def _scaled(cotangent: Tensor, gain: float | Tensor, signed: bool = False) -> Tensor:
+    """A cotangent of the drift as one of a current; a direction (`signed`) keeps its scale."""
+    if signed:
+        return cotangent * (gain != 0) if isinstance(gain, Tensor) else cotangent
     return cotangent if isinstance(gain, float) and gain == 1.0 else cotangent * gain
 
 

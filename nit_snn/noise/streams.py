@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -110,9 +110,9 @@ class ReplicaNoise:
         if self._base[0] != index:
             self._base = (index, mix64(mix64(self.seed) ^ index))
         first = (call * layers + layer) * self._everywhere + self._first
-        for stream, own in enumerate(noise[:drawn].unbind(0), first):
-            generator.manual_seed(stream_seed(self._base[1], stream))
-            own.normal_(generator=generator)
+        seeds = stream_seeds(self._base[1], range(first, first + drawn))
+        for seed, own in zip(seeds, noise[:drawn].unbind(0), strict=True):
+            own.normal_(generator=generator.manual_seed(seed))
         if self.antithetic:
             torch.neg(noise[:drawn], out=noise[drawn:])
         return noise.flatten(0, 1)
@@ -126,14 +126,17 @@ def mix64(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def stream_seed(base: int, stream: int) -> int:
-    """Seed of one stream of a pass.
+def stream_seeds(base: int, streams: Iterable[int]) -> list[int]:
+    """Seeds of some streams of a pass.
 
     torch's CPU generator keeps the low 32 bits of a seed only. A bijection of `base + stream`, the
     finaliser of MurmurHash3 (Appleby), makes them different for all streams of a pass, which a hash
     would not.
     """
-    x = (base + stream) & _MASK32
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _MASK32
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _MASK32
-    return (base & ~_MASK32) | (x ^ (x >> 16))
+    high, seeds = base & ~_MASK32, []
+    for stream in streams:
+        x = (base + stream) & _MASK32
+        x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _MASK32
+        x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _MASK32
+        seeds.append(high | (x ^ (x >> 16)))
+    return seeds

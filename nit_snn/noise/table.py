@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..training.distributed import ALONE, Ranks
-from .streams import mix64, stream_seed
+from .streams import mix64, stream_seeds
 
 _BLOCK = 2**20
 _ENOUGH = 16  # blocks, and passes without a number used twice, that a table grows for
@@ -41,8 +41,9 @@ class NoiseTable:
         if held is None or count < (self.blocks if blocks is None else blocks):
             fresh = torch.empty((self.blocks - count, _BLOCK), device=device)
             generator = torch.Generator(device)
-            for i, block in enumerate(fresh, count):
-                block.normal_(generator=generator.manual_seed(stream_seed(mix64(self.seed), i)))
+            seeds = stream_seeds(mix64(self.seed), range(count, self.blocks))
+            for seed, block in zip(seeds, fresh, strict=True):
+                block.normal_(generator=generator.manual_seed(seed))
             flat = fresh.flatten()
             held = self._parts[device] = flat if held is None else torch.cat([held, flat])
         return held

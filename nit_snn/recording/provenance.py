@@ -8,6 +8,7 @@ same memory, in the same order, and was nothing written to it since?
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, TypeVar
 from weakref import ref
 
@@ -102,8 +103,15 @@ class Seen:
             self._address == tensor.data_ptr() and self._shape == tensor.shape
         )
 
-    @property
-    def unchanged(self) -> Tensor | None:
-        """The tensor, if nothing was written to it; None otherwise, or where it is gone."""
-        held = self._held() if isinstance(self._held, ref) else self._held
-        return held if held is not None and held._version == self._version else None
+
+def unchanged(seen: Sequence[Seen | None]) -> list[Tensor] | None:
+    """The tensors, if all of them are still there and nothing was written to any; else None."""
+    found = []
+    for each in seen:
+        if each is None:
+            return None
+        held = each._held() if isinstance(each._held, ref) else each._held
+        if held is None or held._version != each._version:
+            return None
+        found.append(held)
+    return found

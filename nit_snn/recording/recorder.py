@@ -27,7 +27,7 @@ from .memory_budget import MemoryBudget
 from .packed_spikes import BinarySpikes
 from .provenance import Seen, mark
 from .segment import Input, Segment
-from .spike_node import Ledger, NodeState, collected_through, emit
+from .spike_node import Ledger, NodeState, SpikeNode, collected_through
 from .stale_state import StaleState
 from .synapse_call import SynapseCall
 from .synapse_taps import SynapseTap, refuse_copy
@@ -124,7 +124,11 @@ class Recorder:
         closed = closed and state is not None and not state.requires_grad
         drift = None
         if closed or update.several:
-            current = self._current(update, inputs)
+            current = update.currents[0].value.detach()
+            for other in update.currents[1:]:
+                current = current + other.value.detach()
+            if update.several and len(inputs) == 1 and inputs[0].static:
+                current = current[:1]
         else:
             drift = self._drift(layer, update, [c.value for c in update.currents], inputs, state)
             current = drift.detach()
@@ -178,15 +182,6 @@ class Recorder:
             graph = value if followed else None
             inputs.append(Input(source, graph, current.gain, static, None if static else step))
         return tuple(inputs)
-
-    def _current(self, update: MembraneUpdate, inputs: tuple[Input, ...]) -> Tensor:
-        """What enters the closed form: the sum of the currents, without graphs."""
-        first, *others = update.currents
-        current = first.value.detach()
-        for other in others:
-            current = current + other.value.detach()
-        once = update.several and len(inputs) == 1 and inputs[0].static
-        return current[:1] if once else current
 
     def _drift(
         self,
@@ -295,13 +290,14 @@ class Recorder:
         if ledger.reach == "time" and segment.origin is not None and segment.rule.carries:
             handle = self._handles.get(segment.origin)
         read = None if self.needs.guarded else moved.state
-        spikes, read, own = emit(spikes, read, segment.node, handle, graphs)
+        with torch.enable_grad():
+            found = SpikeNode.apply(spikes, read, segment.node, ledger.anchor, handle, *graphs)  # type: ignore[no-untyped-call]
         if ledger.reach == "time":
-            self._handles[segment] = own
+            self._handles[segment] = found[-1]
         if read is None:
-            return Moved(moved.membrane, spikes, moved.state, moved.packed)
-        membrane = read if moved.membrane is moved.state else moved.membrane
-        return Moved(membrane, spikes, read, moved.packed)
+            return Moved(moved.membrane, found[0], moved.state, moved.packed)
+        membrane = found[1] if moved.membrane is moved.state else moved.membrane
+        return Moved(membrane, found[0], found[1], moved.packed)
 
     def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
         """The framework's neuron has left another membrane than the last step did."""

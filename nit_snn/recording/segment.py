@@ -69,8 +69,10 @@ class Segment(Steps):
     @property
     def teaches(self) -> bool:
         """Whether any parameter's gradient can be made of it."""
-        ways = [each for each in self.inputs if each.source is not None or each.graph is not None]
-        return self.drift is not None or bool(ways)
+        found = self.drift is not None
+        for each in self.inputs:
+            found = found or each.source is not None or each.graph is not None
+        return found
 
     def absorbs(self, other: Segment) -> bool:
         """Whether the noise of both may be summed before it meets the presynaptic activity."""

@@ -117,34 +117,17 @@ class NodeState:
         self.drift_gradient = found
 
 
-def emit(
-    spikes: Tensor,
-    membrane: Tensor | None,
-    state: NodeState,
-    handle: Tensor | None,
-    graphs: list[Tensor],
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Puts a segment's node into the graph.
+class SpikeNode(torch.autograd.Function):
+    """A segment's node in the graph: spikes and the membrane that is left, with a graph in place.
 
-    Args:
-        spikes: (N, *) or (T, N, *), without a graph; they get one in place.
-        membrane: As it is handed out, likewise; None if nobody may read it.
-        state: What the node knows.
-        handle: That of the segment that left the membrane which this one starts from.
-        graphs: What leads to further layers: the currents, or the drift itself, with
-            `state.gains` as their factors.
+    Applied to the spikes and the membrane, (N, *) or (T, N, *) and without a graph, the membrane
+    None if nobody may read it; what the node knows; the ledger's anchor; the handle of the segment
+    that left the membrane which this one starts from; and what leads to further layers: the
+    currents, or the drift itself, with `state.gains` as their factors.
 
-    Returns:
-        The spikes and the membrane, with a graph for whatever reads them, and this segment's
-        handle.
+    Its last output is this segment's handle: zeros that take no memory, whose derivative is f of
+    the next step.
     """
-    with torch.enable_grad():
-        found = _Spikes.apply(spikes, membrane, state, state.ledger.anchor, handle, *graphs)  # type: ignore[no-untyped-call]
-    return found[0], None if membrane is None else found[1], found[-1]
-
-
-class _Spikes(torch.autograd.Function):
-    """The handle is zeros that take no memory; its derivative is f of the next step."""
 
     @staticmethod
     def forward(
@@ -176,10 +159,10 @@ class _Spikes(torch.autograd.Function):
             found = None
         if found is not None and ctx.needs_input_grad[4]:
             first = found[0] if state.several else found
-        shares = [
-            found if found is None or (isinstance(gain, float) and gain == 1.0) else found * gain
-            for gain in state.gains
-        ]
+        shares = []
+        for gain in state.gains:
+            whole = found is None or (isinstance(gain, float) and gain == 1.0)
+            shares.append(found if whole else found * gain)  # type: ignore[operator]
         return None, None, None, torch.zeros(()), first, *shares
 
 
@@ -207,7 +190,7 @@ def leads_to_spikes_alone(x: Tensor) -> bool:
     nodes, seen = [x.grad_fn], set()
     while nodes:
         node = nodes.pop()
-        if node is None or node in seen or node.name() == "_SpikesBackward":
+        if node is None or node in seen or node.name() == "SpikeNodeBackward":
             continue
         if node.name() == "torch::autograd::AccumulateGrad":
             return False

@@ -30,13 +30,13 @@ class SynapseCall:
             noisy neuron emitted it.
         version: autograd's version counter of `activity` then.
         output_shape: What came out for it, one time slice likewise.
-        static: Whether input and output are the same at all steps of their first dimension.
         budget: That of the pass.
+        static: Whether input and output are the same at all steps of their first dimension.
         kept: Bytes of the input as numbers, if they were taken from the budget.
         calls: How often the layer was called with this input.
         readers: How often a neuron was given what came out, untouched.
-        used: Whether a neuron was given it at all.
         followed: Whether the input has a graph of its own, which leads to spikes.
+        expansion: How the input repeats each sample, if it does.
         binary: Whether it is nothing but zeros and ones, once somebody has asked.
     """
 
@@ -47,13 +47,13 @@ class SynapseCall:
     activity: Tensor | PackedSpikes
     version: int
     output_shape: torch.Size
-    static: bool
     budget: MemoryBudget
+    static: bool = False
     kept: int = 0
     calls: int = 0
     readers: int = 0
-    used: bool = False
     followed: bool = False
+    expansion: Expansion | None = None
     binary: bool | None = None
 
     @staticmethod
@@ -71,19 +71,21 @@ class SynapseCall:
         if call is None:
             repeated = repeats_over_time(current)
             call = find(current[0], SynapseCall) if repeated else None
-        if call is None or not current.requires_grad or _is_hooked(current):
+        base = current._base
+        hooked = current._backward_hooks or (base is not None and base._backward_hooks)
+        if call is None or hooked or not current.requires_grad:
             return None, False
         call.readers += not (again or repeated)
-        if not call.used:
-            call._use()
+        if call.kept and not call.followed:
+            call._keep_bits()
         return call, repeated or call.static
 
-    def _use(self) -> None:
+    def _keep_bits(self) -> None:
         """A noisy neuron reads it: the spikes that went in are kept here, as bits."""
-        self.used = True
-        if self.kept and isinstance(self.activity, Tensor) and not self.followed:
-            self.budget.give_back(self.kept)
-            self.activity = pack(self.activity) or self.activity
+        self.budget.give_back(self.kept)
+        self.kept = 0
+        assert isinstance(self.activity, Tensor)
+        self.activity = pack(self.activity) or self.activity
 
     def parameter_gradients(
         self, cotangent: Tensor, signed: bool = False, steps: range | None = None
@@ -153,11 +155,10 @@ class SynapseCall:
                 f"The input of {self.name} was changed in place after {self.name} had used it. "
                 "Clone it before writing to it."
             )
-        expansion = Expansion.of(activity)
         if steps is not None:
             activity = activity[steps.start : steps.stop]
-        if expansion is not None:
-            activity, cotangent = expansion.once(activity), expansion.fold(cotangent)
+        if self.expansion is not None:
+            activity, cotangent = self.expansion.once(activity), self.expansion.fold(cotangent)
         return activity.detach(), cotangent
 
     def from_bits(
@@ -182,9 +183,3 @@ class SynapseCall:
         pairs = {"weight": found[:, :-1], "bias": found[:, -1]}
         trained = ((self.parameters[name], g) for name, g in pairs.items())
         return {p: g for p, g in trained if p is not None and p.requires_grad}
-
-
-def _is_hooked(tensor: Tensor) -> bool:
-    """Whether a hook on `tensor`, or on what it is a view of, may change its gradient."""
-    base = tensor._base
-    return bool(tensor._backward_hooks or (base is not None and base._backward_hooks))

@@ -130,7 +130,9 @@ class SynapseTap:
         if not self._budget.take(size):
             size, packed = 0, pack(x)
         output = self._output(x, packed)
-        return output, self._called(x, packed, output, size)
+        call = self._called(x, packed, output)
+        call.kept = size
+        return output, call
 
     def _of_input(self, x: Tensor) -> tuple[Tensor, SynapseCall]:
         """An input from outside goes in, which may come again."""
@@ -168,17 +170,11 @@ class SynapseTap:
         output = self._output(inner.unsqueeze(0))[0] if static else self._output(inner, packed)
         if expansion is not None:
             output = expansion.repeat(output)
-        call = self._called(activity, packed, output, static=static)
+        call = self._called(activity, packed, output)
+        call.static, call.expansion = static, expansion
         return output.unsqueeze(0).expand(len(x), *output.shape) if static else output, call
 
-    def _called(
-        self,
-        activity: Tensor,
-        packed: PackedSpikes | None,
-        output: Tensor,
-        size: int = 0,
-        static: bool = False,
-    ) -> SynapseCall:
+    def _called(self, activity: Tensor, packed: PackedSpikes | None, output: Tensor) -> SynapseCall:
         assert self._gradient is not None
         return SynapseCall(
             self.name,
@@ -188,9 +184,7 @@ class SynapseTap:
             packed or activity,
             activity._version,
             output.shape,
-            static,
             self._budget,
-            size,
             followed=activity.requires_grad,
         )
 

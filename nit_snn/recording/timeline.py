@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Protocol
 
 import torch
@@ -15,6 +16,7 @@ from ..dynamics.firing import Firing
 from ..dynamics.lif import number, spikes_of
 from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
+from .provenance import unchanged
 from .segment import Segment
 
 #: Of a surrogate, as a share of the way from the rest to the threshold.
@@ -34,8 +36,8 @@ class Recorded(Protocol):
     neuron: NoisyNeuron
     segments: list[Segment]
 
-    def noise_of(self, segment: Segment) -> Tensor:
-        """eps of a segment, kept or drawn again, in its own shape."""
+    def drawn_again(self, segment: Segment) -> Tensor:
+        """eps of a segment that was not kept, in its own shape."""
         ...
 
 
@@ -73,7 +75,7 @@ class Timeline:
             self.spans[segment] = range(start, start + len(segment.calls))
             start += len(segment.calls)
         self.steps = start
-        self.single = not any(segment.several for segment in segments)
+        self.single = not any(map(attrgetter("several"), segments))
         self.rule = segments[0].rule
 
     @property
@@ -89,7 +91,9 @@ class Timeline:
     @cached_property
     def noise(self) -> Tensor:
         """eps; what was not kept is drawn again."""
-        return self._stacked([self.layer.noise_of(s) for s in self.segments])
+        layer = self.layer
+        kept = [(s.noise, s) for s in self.segments]
+        return self._stacked([layer.drawn_again(s) if eps is None else eps for eps, s in kept])
 
     @cached_property
     def density(self) -> Tensor:
@@ -205,7 +209,13 @@ class Timeline:
             vars(self).pop(name, None)
 
     def _membranes(self) -> Tensor:
-        return self._stacked([self._membrane(s) for s in self.segments])
+        found = unchanged([segment.membrane for segment in self.segments])
+        if found is None:
+            raise RecordingError(
+                f"The membrane of {self.layer.name} was written to in place after a step, and what "
+                "the step did cannot be told from it any more. Write to a clone of it."
+            )
+        return self._stacked(found)
 
     def _fired(self, membrane: Tensor) -> Tensor:
         return spikes_of(membrane, self.rule.threshold, self.rule.or_equal)
@@ -218,21 +228,12 @@ class Timeline:
         found = [value if segment.several else value[None] for segment, value in pairs]
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _membrane(self, segment: Segment) -> Tensor:
-        found = None if segment.membrane is None else segment.membrane.unchanged
-        if found is None:
-            raise RecordingError(
-                f"The membrane of {self.layer.name} was written to in place after a step, and what "
-                "the step did cannot be told from it any more. Write to a clone of it."
-            )
-        return found
-
     def joined(self, values: list[Tensor | None]) -> Tensor:
         """What each segment has, end to end; zero where it has nothing."""
         like = self.spike
-        if all(value is None for value in values):
+        if not [value for value in values if value is not None]:
             return torch.zeros_like(like)
-        shapes = (own.shape for _, own in self.parts(like))
+        shapes = [own.shape for _, own in self.parts(like)]
         found = [
             like.new_zeros(shape) if value is None else value.to(like.dtype)
             for value, shape in zip(values, shapes, strict=True)

@@ -95,10 +95,8 @@ class LayerTrace:
             self._timelines = [Timeline(self, found) for found in by_shape.values()]
         return self._timelines
 
-    def noise_of(self, segment: Segment) -> Tensor:
-        """eps of a segment, kept or drawn again, in its own shape."""
-        if segment.noise is not None:
-            return segment.noise
+    def drawn_again(self, segment: Segment) -> Tensor:
+        """eps of a segment that was not kept, in its own shape."""
         assert self.executor is not None
         drawn = list(self.executor.samples(segment))
         return torch.stack(drawn) if segment.several else drawn[0]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nit_snn.noise.streams import ReplicaNoise, stream_seed
+from nit_snn.noise.streams import ReplicaNoise, stream_seeds
 
 WHERE = {"index": 5, "layer": 1, "call": 2, "layers": 3}
 
@@ -60,9 +60,9 @@ def test_half_precision_is_drawn_in_float32(asked: torch.dtype, drawn: torch.dty
 
 def test_no_two_streams_of_a_pass_share_a_seed() -> None:
     """torch keeps 32 bits of a CPU seed; a million streams of one pass must still all differ."""
-    low = {stream_seed(0x1234_5678_FFFF_FF00, stream) & 0xFFFFFFFF for stream in range(1_000_000)}
+    low = {seed & 0xFFFFFFFF for seed in stream_seeds(0x1234_5678_FFFF_FF00, range(1_000_000))}
     assert len(low) == 1_000_000
-    assert len({stream_seed(0, x) for x in range(100_000)}) == 100_000
+    assert len(set(stream_seeds(0, range(100_000)))) == 100_000
 
 
 @pytest.mark.montecarlo

@@ -89,11 +89,10 @@ def derivatives(timeline: Timeline) -> tuple[Tensor, Tensor | None]:
     like = timeline.spike
     nodes = [s.node for s in timeline.segments if s.node is not None]
     read = None
-    if any(node.membrane_gradient is not None for node in nodes):
-        read = torch.zeros_like(like)
-        for segment, node in zip(timeline.segments, nodes, strict=True):
-            if node.membrane_gradient is not None:
-                read[timeline.spans[segment].stop - 1] = node.membrane_gradient
+    for segment, node in zip(timeline.segments, nodes, strict=True):
+        if node.membrane_gradient is not None:
+            read = torch.zeros_like(like) if read is None else read
+            read[timeline.spans[segment].stop - 1] = node.membrane_gradient
     return timeline.joined([node.spike_gradient for node in nodes]), read
 
 
