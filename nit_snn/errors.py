@@ -11,6 +11,10 @@ class SwapError(NITError, ValueError):
     """`swap_neurons` or `restore_neurons` cannot do what was asked; the network is unchanged."""
 
 
+class CalibrationError(NITError, ValueError):
+    """`calibrate` cannot give a layer its firing rate; all weights are as they were."""
+
+
 class AttachError(NITError, ValueError):
     """`NITLearner` cannot be attached to this network with these options."""
 
@@ -98,6 +102,10 @@ class BiasWarning(UserWarning):
 
 class UnreachedParameterWarning(UserWarning):
     """A parameter asks for a gradient that neither the noise nor autograd can give."""
+
+
+class SilentLayerWarning(UserWarning):
+    """A layer never fires, or always, or all losses are equal: nothing can be learned there."""
 
 
 class MisuseWarning(UserWarning):

@@ -263,7 +263,7 @@ class NITLearner(LearnerState):
             return self._skip(error.mean)
         if values.numel() and self._choice.learn_from(found):
             print(f"nit_snn: {self._choice.describe()}", file=sys.stderr)
-        self._session.warn.after_learning(self.net)
+        self._session.warn.after_learning(self.net, trace, found, values)
         return total
 
     def _skip(self, mean: Tensor) -> Tensor:

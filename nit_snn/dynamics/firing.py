@@ -28,8 +28,11 @@ import math
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+#: From so many standard deviations on, a density is lost beside its peak in float32.
+OUT_OF_REACH = math.sqrt(-2 * math.log(torch.finfo(torch.float32).eps))
 _SQRT_HALF = math.sqrt(0.5)
 _DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
 _HALF_AS_POWER = -0.5 / math.log(2)
@@ -148,6 +151,19 @@ def normal_hazard(a: Tensor) -> Tensor:
     """
     tail = torch.special.erfc(a * _SQRT_HALF)
     return bell_(a.square()).mul_(2 * _DENSITY_AT_0).div_(tail)
+
+
+def without_tails(density: Tensor) -> Tensor:
+    """phi(a), and exactly 0 where it is lost beside its peak in the tensor's type.
+
+    That is from 5.6 standard deviations on, in float64 from 8.5. Adam would walk on such numbers.
+
+    Example:
+        >>> without_tails(torch.tensor([0.4, 1e-9]))
+        tensor([0.4000, 0.0000])
+    """
+    resolution = min(torch.finfo(density.dtype).eps, torch.finfo(torch.float32).eps)
+    return F.threshold(density, resolution * _DENSITY_AT_0, 0.0)
 
 
 def bell_(square: Tensor) -> Tensor:

@@ -86,8 +86,10 @@ def advantages(
         return losses
     if baseline not in NAMES:
         raise ValueError(f"baseline must be one of {NAMES}, got {baseline!r}.")
-    alone = ranks.sharers == 1
-    if alone and losses.numel():  # a difference of equal numbers is exact, a mean of them is not
+    alone, kind = ranks.sharers == 1, losses.dtype
+    if not alone:
+        losses = losses.double()  # sums of equal float32 numbers are exact, and so is their mean
+    elif losses.numel():  # a difference of equal numbers is exact, a mean of them is not
         losses = losses - (losses[:1] if baseline == "leave-one-out" else losses[:1, :1])
     replicas = losses.shape[0] * ranks.sharers
     totals = losses.sum(0) if alone else ranks.sum(losses.sum(0))
@@ -97,7 +99,7 @@ def advantages(
         others, totals = replicas * losses.shape[1] - sharing.size, totals.sum()
     if others < 1:
         raise ValueError(_too_few(losses))
-    return losses - (totals - sharing.own(losses)) / others
+    return (losses - (totals - sharing.own(losses)) / others).to(kind)
 
 
 def mean_of_others(values: Tensor, sharing: Sharing = INDEPENDENT) -> Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..dynamics.firing import without_tails
 from ..dynamics.lif import number
 from ..recording.timeline import Chunk, Timeline
 from ..recording.trace import LayerTrace
@@ -70,5 +71,5 @@ def _of_sigma(
     if later is not None and rule.jump is not None:
         spiked = spiked + later * rule.jump(number(rule.threshold))
     smoothed = timeline.smoothed
-    moved = spiked * smoothed.density * smoothed.level + left * carried
+    moved = spiked * without_tails(smoothed.density) * smoothed.level + left * carried
     return (moved / sigma).sum_to_size(level.shape)

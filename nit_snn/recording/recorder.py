@@ -158,6 +158,8 @@ class Recorder:
             segment.drift = segment.drift if segment.drift.requires_grad else None  # type: ignore[union-attr]
             for each in inputs:  # a drift's own graph leads to all but the synapses that are known
                 each.graph = None if each.source is None else each.graph
+        if self.trace.census is not None:
+            self.trace.census.take(layer.name, segment, moved)
         self._keep(layer, segment, executor)
         return self._emit(layer, segment, moved)
 

@@ -79,6 +79,7 @@ class Session:
             expanded=self._expanded,
             stale=self._stale,
         )
+        recorder.trace.census = self.warn.census()
         self.running = True
         try:
             with (

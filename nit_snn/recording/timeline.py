@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..dynamics.firing import Firing
+from ..dynamics.firing import Firing, without_tails
 from ..dynamics.lif import number, spikes_of
 from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
@@ -20,7 +20,7 @@ from .provenance import unchanged
 from .segment import Segment
 
 #: Of a surrogate, as a share of the way from the rest to the threshold.
-_LEAST_WIDTH = 0.5
+LEAST_WIDTH = 0.5
 
 
 class Recorded(Protocol):
@@ -99,7 +99,7 @@ class Timeline:
     def density(self) -> Tensor:
         """phi(a) / sigma, the derivative of the firing probability in the drift."""
         sigma = number(self.layer.neuron.sigma.detach().to(self.firing.level.dtype))
-        return self.firing.density / sigma
+        return without_tails(self.firing.density).div_(sigma)
 
     @cached_property
     def own_noise(self) -> tuple[Tensor, Tensor | float]:
@@ -148,9 +148,9 @@ class Timeline:
         spread, like = self.own_noise[1], self.firing.level
         least = torch.as_tensor(number(self.rule.height), dtype=like.dtype, device=like.device)
         width = torch.as_tensor(spread, dtype=like.dtype, device=like.device)
-        width = torch.maximum(width, _LEAST_WIDTH * least)
+        width = torch.maximum(width, LEAST_WIDTH * least)
         level = self.smoothed.level * (spread / width)
-        return Firing(self.firing.spike, level).density.div_(width)
+        return without_tails(Firing(self.firing.spike, level).density).div_(width)
 
     @cached_property
     def before(self) -> list[int | None]:

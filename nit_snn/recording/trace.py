@@ -18,6 +18,7 @@ from ..dynamics.executor import Executor
 from ..neurons.base import NoisyNeuron
 from ..noise.layer_noise import LayerNoise
 from ..noise.streams import Noise
+from .census import Census
 from .memory_budget import MemoryBudget
 from .packed_spikes import BinarySpikes, SpikeTrain
 from .provenance import Seen, find
@@ -116,6 +117,7 @@ class PassTrace:
         carried: Layers that started from what the last pass left.
         coupled: BatchNorms whose statistics let rows depend on each other's noise.
         outputs: What the network has returned, tensor by tensor, if that is asked for.
+        census: Whether the layers fire, in the passes in which somebody looks.
     """
 
     layers: Mapping[NoisyNeuron, LayerTrace]
@@ -127,6 +129,7 @@ class PassTrace:
     carried: list[str] = field(default_factory=list)
     coupled: list[str] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    census: Census | None = None
 
     @property
     def replicas(self) -> int:

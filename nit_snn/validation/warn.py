@@ -7,7 +7,13 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
-from ..errors import BiasWarning, CarriedStateWarning, MisuseWarning, UnreachedParameterWarning
+from ..errors import (
+    BiasWarning,
+    CarriedStateWarning,
+    MisuseWarning,
+    SilentLayerWarning,
+    UnreachedParameterWarning,
+)
 from ..neurons.base import NoisyNeuron
 from . import diagnosis, network
 
@@ -94,5 +100,32 @@ def of_no_expansion(replicas: int, rows: int) -> None:
         f"replicas of {rows // replicas} samples. That is right if you repeated the batch "
         "yourself. Other samples make a baseline that tells little: xr, yr = learner.expand(x, y).",
         MisuseWarning,
+        stacklevel=7,
+    )
+
+
+def of_silence(silent: Collection[str], always: Collection[str]) -> None:
+    """Layers that never fire, or always, so far from their thresholds that no noise changes it."""
+    said = []
+    if silent:
+        said.append(f"No neuron fired in this pass in: {', '.join(silent)}.")
+    if always:
+        said.append(f"Every neuron fired at every step of this pass in: {', '.join(always)}.")
+    warnings.warn(
+        f"{' '.join(said)} The membranes are so far from their thresholds that neither noise nor "
+        "credit gets there: nothing will be learned in these layers. Scale their weights to the "
+        "data: nit_snn.calibrate(net, x), before the optimizer is made; or mend the biases.",
+        SilentLayerWarning,
+        stacklevel=6,
+    )
+
+
+def of_equal_losses(rows: int) -> None:
+    """Losses that do not depend on the noise."""
+    warnings.warn(
+        f"All losses were equal so far, {rows} of them in the last pass, and they have no "
+        "derivative in the spikes: there is nothing to learn from. Do the layers fire? "
+        "nit_snn.calibrate(net, x) scales their weights to the data.",
+        SilentLayerWarning,
         stacklevel=7,
     )

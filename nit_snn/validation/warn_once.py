@@ -5,11 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..estimators.estimator import Estimate
 from ..neurons.base import NoisyNeuron
+from ..recording.census import Census
 from ..recording.trace import PassTrace
 from . import warn
+from .silence import Silence
 
 
 class WarnOnce:
@@ -25,6 +28,11 @@ class WarnOnce:
         warn.of_quantised(net)
         self._parameters = list(net.parameters())
         self._learned = self._carried = self._alone = False
+        self._silence = Silence()
+
+    def census(self) -> Census | None:
+        """What counts spikes in a pass that begins; None in most."""
+        return self._silence.census()
 
     def before_pass(self, net: nn.Module) -> None:
         """Parameters that came after the learner."""
@@ -53,8 +61,18 @@ class WarnOnce:
             self._alone = True
             warn.of_no_expansion(trace.replicas, trace.rows)
 
-    def after_learning(self, net: nn.Module) -> None:
-        """Parameters that the first estimate did not reach."""
+    def after_learning(
+        self, net: nn.Module, trace: PassTrace, found: Estimate, losses: Tensor
+    ) -> None:
+        """Parameters that the first estimate did not reach, and what cannot learn.
+
+        Args:
+            net: The network.
+            trace: The pass.
+            found: What was made of it.
+            losses: (C * B,) or (T, C * B).
+        """
+        self._silence.check(trace, found, losses.detach())
         if not self._learned:
             self._learned = True
             warn.of_unreached(net, self._unreached)
