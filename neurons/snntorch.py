@@ -51,12 +51,23 @@ class NoisyLeaky(NoisySnnTorch, snn.Leaky):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         recorder = self._recorder
         learns = recorder is not None and recorder.learns and torch.is_grad_enabled()
-        if learns and self._direct:
-            mem = args[1] if len(args) == 2 else kwargs.get("mem")
-            known = len(args) + len(kwargs) == (1 if mem is None else 2) and len(args) > 0
-            if known and not (self.init_hidden and mem is not None):
-                return self._directly(args[0], mem)
-        return super().forward(*args, **kwargs)
+        mem = args[1] if len(args) == 2 else kwargs.get("mem")
+        known = len(args) + len(kwargs) == (1 if mem is None else 2) and len(args) > 0
+        if not (learns and known and self._direct) or (self.init_hidden and mem is not None):
+            return super().forward(*args, **kwargs)
+        # What `snntorch.Leaky.forward` does, in one step of the recorder.
+        current, state = args[0], self._buffers["mem"] if mem is None else mem
+        assert recorder is not None and state is not None
+        if type(state) is GuardedMembrane:
+            state = unguarded(state, self)
+        if state.shape != current.shape:
+            state = torch.zeros_like(current, device=state.device)
+        update = MembraneUpdate((Current(current),), state, self._drift_of, self._known_rule)
+        moved = recorder.step(self, update)
+        assert moved.spikes is not None and moved.membrane is not None
+        left = guarded(moved.membrane, recorder, self) if recorder.guards else moved.membrane
+        self._buffers["mem"] = left
+        return moved.spikes if self.init_hidden and not self.output else (moved.spikes, left)
 
     @cached_property
     def _direct(self) -> bool:
@@ -70,21 +81,6 @@ class NoisyLeaky(NoisySnnTorch, snn.Leaky):
         theirs = bound.__func__ is snn.Leaky.forward
         closed = not self.beta.requires_grad and self.reset_delay and not self._grades
         return own and theirs and closed and recorder is not None and self in recorder.binary
-
-    def _directly(self, current: Tensor, mem: Tensor | None) -> Any:
-        """What `snntorch.Leaky.forward` does, in one step of the recorder."""
-        recorder, state = self._recorder, self._buffers["mem"] if mem is None else mem
-        assert recorder is not None and state is not None
-        if type(state) is GuardedMembrane:
-            state = unguarded(state, self)
-        if state.shape != current.shape:
-            state = torch.zeros_like(current, device=state.device)
-        update = MembraneUpdate((Current(current),), state, self._drift_of, self._known_rule)
-        moved = recorder.step(self, update)
-        assert moved.spikes is not None and moved.membrane is not None
-        left = guarded(moved.membrane, recorder, self) if recorder.guards else moved.membrane
-        self._buffers["mem"] = left
-        return moved.spikes if self.init_hidden and not self.output else (moved.spikes, left)
 
     def _drift_of(self, current: Tensor, mem: Tensor) -> Tensor:
         """Of a membrane that has a graph of its own, which the closed form leaves out."""

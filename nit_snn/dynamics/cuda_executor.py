@@ -115,7 +115,7 @@ class CudaExecutor:
 
     def samples(self, steps: Steps) -> Iterator[Tensor]:
         for call in steps.calls:
-            yield self.layer.draw(call, steps.shape, steps.dtype)
+            yield self.layer.draw(steps.shape, steps.dtype, call=call)
 
     def weighted_scores(
         self, steps: Steps, weight: Tensor, gain: float | Tensor, total: bool

@@ -47,7 +47,7 @@ class TorchExecutor:
         if steps.several:
             assert state is not None
             return self._sequence(steps, current, state, fired)
-        noise = self.noise.draw(steps.calls[0], steps.shape, steps.dtype)
+        noise = self.noise.draw(steps.shape, steps.dtype, call=steps.calls[0])
         if state is None:
             membrane = perturb(current, self.level, noise)
         else:
@@ -82,7 +82,7 @@ class TorchExecutor:
         elif self.keeps and self.budget.take(spikes.nbytes):
             noises = steps.noise = torch.empty(shape, dtype=real, device=current.device)
         for t, call in enumerate(steps.calls):
-            noise = self.noise.draw(call, steps.shape, steps.dtype)
+            noise = self.noise.draw(steps.shape, steps.dtype, call=call)
             now = current[t if len(current) == count else 0]
             membrane = noisy_step(now, state, fired, lif, rule.threshold, self.sigma, noise)
             fired = spikes_of(membrane, rule.threshold, rule.or_equal, out=spikes[t])
@@ -111,7 +111,7 @@ class TorchExecutor:
             yield from steps.noise if steps.several else (steps.noise,)
         else:
             for call in steps.calls:
-                yield self.noise.draw(call, steps.shape, steps.dtype)
+                yield self.noise.draw(steps.shape, steps.dtype, call=call)
 
     def _score(self, noise: Tensor) -> Tensor:
         return sign(noise) if self.needs.signs else noise

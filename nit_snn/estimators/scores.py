@@ -98,7 +98,9 @@ class NoiseScore:
         """
         finished: dict[Tensor, Tensor] = {}
         if credit is None:
-            segments = [s for s in layer.segments if not _from_bits(layer, s, weight, finished)]
+            segments = layer.segments
+            if isinstance(layer.executor, CudaExecutor):
+                segments = [s for s in segments if not _from_bits(layer, s, weight, finished)]
             chunks = self._plain(layer, segments, weight)
         else:
             chunks = self._with(layer, weight, credit)
@@ -147,8 +149,8 @@ class NoiseScore:
 
 def _is_small(timeline: Timeline) -> bool:
     """Single steps whose noise was kept, and fits together into a processor's cache."""
-    kept = all(segment.noise is not None for segment in timeline.segments)
-    return timeline.single and kept and timeline.noise.numel() <= _AT_ONCE
+    lost = [segment for segment in timeline.segments if segment.noise is None]
+    return timeline.single and not lost and timeline.noise.numel() <= _AT_ONCE
 
 
 def _from_bits(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ class LayerNoise:
         layer: Number of the layer.
         layers: How many there are.
         device: Where it is drawn.
+        draw: `draw(shape, dtype, call=call)` is eps of a call, (N, *).
     """
 
     noise: Noise
@@ -27,15 +30,13 @@ class LayerNoise:
     layer: int
     layers: int
     device: torch.device
+    draw: Callable[..., Tensor] = field(init=False)
 
-    def draw(self, call: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """eps of a call, (N, *)."""
-        return self.noise.draw(
-            shape,
-            dtype,
-            self.device,
+    def __post_init__(self) -> None:
+        self.draw = partial(
+            self.noise.draw,
+            device=self.device,
             index=self.index,
             layer=self.layer,
-            call=call,
             layers=self.layers,
         )

@@ -251,15 +251,12 @@ class Recorder:
 
     def _keep(self, layer: LayerTrace, segment: Segment, executor: Executor) -> None:
         """Remembers a segment, with the one before if their scores can be summed."""
-        levels = layer.learns_sigma
-        if not (self.needs.firing or levels or segment.teaches):
-            return
         last = layer.segments[-1] if layer.segments else None
-        if self._summed and last is not None and not levels and last.absorbs(segment):
+        if self._summed and last is not None and not layer.learns_sigma and last.absorbs(segment):
             executor.absorb(last, segment)
             last.calls += segment.calls
-            return
-        layer.segments.append(segment)
+        elif self.needs.firing or layer.learns_sigma or segment.teaches:
+            layer.segments.append(segment)
 
     def _emit(self, layer: LayerTrace, segment: Segment, moved: Moved) -> Moved:
         """Marks the spikes, and puts what stands for them into the graph of what reads them."""

@@ -31,16 +31,6 @@ class Input:
     static: bool = False
     step: int | None = None
 
-    def same(self, other: Input) -> bool:
-        """Whether both take the sum of two cotangents."""
-        equal = self.gain is other.gain or (
-            not isinstance(self.gain, Tensor)
-            and not isinstance(other.gain, Tensor)
-            and self.gain == other.gain
-        )
-        known = self.source is not None and self.source is other.source
-        return equal and known and self.step == other.step
-
 
 @dataclass(eq=False, slots=True)
 class Segment(Steps):
@@ -76,12 +66,17 @@ class Segment(Steps):
 
     def absorbs(self, other: Segment) -> bool:
         """Whether the noise of both may be summed before it meets the presynaptic activity."""
-        return (
+        alike = (
             bool(self.inputs)
             and self.drift is None
             and other.drift is None
             and not (self.several or other.several)
             and (self.shape, self.dtype) == (other.shape, other.dtype)
             and len(self.inputs) == len(other.inputs)
-            and all(map(Input.same, self.inputs, other.inputs))
         )
+        for one, two in zip(self.inputs, other.inputs, strict=False):
+            known = one.source is not None and one.source is two.source and one.step == two.step
+            numbers = isinstance(one.gain, float) and isinstance(two.gain, float)
+            same = one.gain is two.gain or bool(numbers and one.gain == two.gain)
+            alike = alike and known and same
+        return alike
