@@ -1,12 +1,16 @@
-"""Learned feedback: the loss's derivative in the outputs, sent straight to every layer.
+"""Feedback without a backward pass: each layer reads the outputs' errors off its own spikes.
 
-    c = M e,    M <- EMA[sum_t (s_t - p_t) o^T] / EMA[sum_t p_t (1 - p_t)]
+    c = |e| R^T (R f + e / |e|),    R <- R - (R f + e / |e|) f^T / |f|^2
 
-o are the network's outputs, e the loss's derivative in them. As `s - p` has mean zero given the
-past and the variance `p (1 - p)`, M is the regression of the outputs on a neuron's spikes: what
-the outputs gain from a spike. It is learned from the noise that is there anyway. Layers that the
-loss reads itself keep their exact derivative. Nothing is carried back through hidden layers or
-through time, and no weights are transported (OPZO, Xiao et al., ICLR 2026, as a credit).
+e is the loss's derivative in the network's outputs, |e| its size over batches; f are a layer's
+spikes, summed over time, less their mean. The readout R learns to foretell -e, which way outputs
+should go, by normalised least mean squares (Nagumo & Noda, 1967). c is the derivative of the same
+local loss in each spike: a layer learns to show what the outputs lack. Layers that the loss reads
+itself keep their exact derivative. Nothing is carried back through hidden layers or through time,
+and no weights are transported; the length of c is not that of the loss's own derivative.
+
+Local losses that need labels: Mostafa, Ramesh & Cauwenberghs (2018), Kaiser, Mostafa & Neftci
+(2020); these need e alone.
 """
 
 from __future__ import annotations
@@ -21,38 +25,61 @@ from torch import Tensor
 from ...recording.timeline import Timeline
 from ...recording.trace import LayerTrace, PassTrace
 from ...training.distributed import ALONE, Ranks
-from ...training.saved_state import count
 from .derivatives import collect, derivatives, reached
 from .kinds import Known
 
-_MEMORY = 0.99
-#: M is used from this pass on: the regression of a few batches is mostly noise.
-_WARM_UP = 8
-_RARE = 1e-3
+#: How slowly the means over batches follow.
+_MEMORY = 0.95
+_ENTRIES = ("weight", "mean", "size")
 
 
 @dataclass(eq=False)
-class FeedbackMap:
-    """What the outputs gain from a spike of each neuron of a layer.
+class LocalReadout:
+    """What a layer's spikes tell of the outputs' errors.
 
     Attributes:
-        products: The running mean of `sum_t (s_t - p_t) o^T`, (neurons, outputs).
-        variances: That of `sum_t p_t (1 - p_t)`, (neurons,).
+        weight: R, (outputs, features).
+        mean: Of the features, (features,).
+        size: The errors' mean square, ().
     """
 
-    products: Tensor
-    variances: Tensor
+    weight: Tensor
+    mean: Tensor
+    size: Tensor
 
-    def of(self, errors: Tensor) -> Tensor:
-        """`M e`, (N, neurons), from e, (N, outputs)."""
-        products, variances = self.products.to(errors), self.variances.to(errors)
-        fewest = _RARE * variances.mean() + torch.finfo(variances.dtype).tiny
-        return (errors @ products.T) / variances.clamp(min=fewest)
+    def to(self, like: Tensor) -> LocalReadout:
+        """In the type and on the device of `like`: a file may have come from another."""
+        self.weight, self.mean, self.size = (
+            x.to(like) for x in (self.weight, self.mean, self.size)
+        )
+        return self
 
-    def update(self, products: Tensor, variances: Tensor) -> None:
-        """Takes in what one pass has shown."""
-        self.products = self.products.to(products).lerp_(products, 1 - _MEMORY)
-        self.variances = self.variances.to(variances).lerp_(variances, 1 - _MEMORY)
+    def missed(self, features: Tensor, errors: Tensor) -> Tensor:
+        """`R f + e / |e|`, (N, outputs), from f, (N, features), and e, (N, outputs)."""
+        least = torch.finfo(errors.dtype).tiny
+        return (features - self.mean) @ self.weight.T + errors / self.size.clamp(min=least).sqrt()
+
+    def credit(self, features: Tensor, errors: Tensor) -> Tensor:
+        """c, (N, features)."""
+        return (self.missed(features, errors) @ self.weight) * self.size.sqrt()
+
+    def learn(self, features: Tensor, errors: Tensor, ranks: Ranks, follow: float) -> None:
+        """Takes in what one pass has shown.
+
+        Args:
+            features: f, (N, features).
+            errors: e, (N, outputs).
+            ranks: Who has other rows.
+            follow: The pass's share in the running means.
+        """
+        rows = ranks.sum(features.new_tensor(float(len(features))))
+        mean = ranks.sum(features.sum(0)) / rows
+        size = ranks.sum(errors.square().sum()) / rows
+        self.mean, self.size = self.mean.lerp(mean, follow), self.size.lerp(size, follow)
+        centred = features - self.mean
+        slope = ranks.sum(self.missed(features, errors).T @ centred)
+        power = ranks.sum(centred.square().sum())
+        self.weight = self.weight - slope / power.clamp(min=torch.finfo(power.dtype).tiny)
 
 
 @dataclass(eq=False)
@@ -60,54 +87,41 @@ class FeedbackCredit:
     """See `nit_snn.estimators.credit.kinds.Credit`.
 
     Attributes:
-        ranks: Who has other rows of the batch: all learn the same M.
-        maps: M by the layer's name and its shape.
-        passes: How many passes it has learned from.
+        ranks: Who has other rows of the batch: all learn the same R.
+        readouts: By the layer's name and its shape.
     """
 
     ranks: Ranks = ALONE
     name: str = "feedback"
     reach: str | None = "last"
     learns: bool = True
-    maps: dict[str, FeedbackMap] = field(default_factory=dict)
-    passes: int = 0
+    readouts: dict[str, LocalReadout] = field(default_factory=dict)
     _errors: Tensor | None = None
 
     def collect(self, trace: PassTrace, losses: Tensor, form: str) -> None:
         collect(trace, losses, form)
-        found = outputs_and_errors(trace, losses)
-        self._errors = None if found is None else found[1]
+        self._errors = output_errors(trace, losses)
 
     def learn(self, trace: PassTrace) -> None:
         """Takes in a pass, whose estimate must not depend on it."""
-        self._errors = None
-        outputs = summed_outputs(trace)
-        if outputs is None:
-            return
-        self.passes += 1
-        total = self.ranks.sum(torch.tensor(float(len(outputs)), device=outputs.device))
-        centred = outputs - self.ranks.sum(outputs.sum(0)) / total
+        errors, self._errors = self._errors, None
+        if errors is None or not bool(self.ranks.sum(errors.square().sum()).isfinite()):
+            return  # errors that overflow say nothing, and would stay for ever
         for layer in trace.active:
             if layer.segments[0].node is None or reached(layer):
                 continue
             for timeline in layer.timelines:
-                firing = timeline.firing
-                residual, p = firing.residual.sum(0).flatten(1), firing.probability
-                products = residual.T.to(centred) @ centred
-                variances = (p * (1 - p)).sum((0, 1)).flatten().to(centred)
-                self._update(timeline, products, variances, total)
+                self._learn(_name(timeline), features_of(timeline), errors)
 
-    def _update(
-        self, timeline: Timeline, products: Tensor, variances: Tensor, rows: Tensor
-    ) -> None:
-        products, variances = (self.ranks.sum(x) / rows for x in (products, variances))
-        if not bool(products.isfinite().all() and variances.isfinite().all()):
-            return  # outputs that overflow say nothing, and would stay in M for ever
-        held = self.maps.get(_name(timeline))
-        if held is None or held.products.shape != products.shape:
-            self.maps[_name(timeline)] = FeedbackMap(products, variances)
+    def _learn(self, name: str, features: Tensor, errors: Tensor) -> None:
+        shape, held = (errors.shape[1], features.shape[1]), self.readouts.get(name)
+        if held is None or held.weight.shape != shape:
+            zero = features.new_zeros(())
+            held = LocalReadout(features.new_zeros(shape), features.new_zeros(shape[1]), zero)
+            self.readouts[name] = held
+            held.learn(features, errors.to(features), self.ranks, 1.0)
         else:
-            held.update(products, variances)
+            held.to(features).learn(features, errors.to(features), self.ranks, 1 - _MEMORY)
 
     def reaches(self, layer: LayerTrace) -> bool:
         return reached(layer) or self._errors is not None
@@ -115,11 +129,14 @@ class FeedbackCredit:
     def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
         if reached(timeline.layer):
             return derivatives(timeline)
-        spikes = timeline.spike
-        held = self.maps.get(_name(timeline))
-        if self._errors is None or held is None or self.passes < _WARM_UP:
+        spikes, held = timeline.spike, self.readouts.get(_name(timeline))
+        if self._errors is None or held is None:
             return torch.zeros_like(spikes), None
-        found = held.of(self._errors).view(spikes.shape[1:]).to(spikes)
+        features = features_of(timeline)
+        errors = self._errors.to(features)
+        if held.weight.shape != (errors.shape[1], features.shape[1]):
+            return torch.zeros_like(spikes), None
+        found = spread(held.to(features).credit(features, errors), spikes[0])
         return found.expand_as(spikes).clone(), None
 
     def known(self, timeline: Timeline, conditioned: bool) -> Known:
@@ -127,77 +144,90 @@ class FeedbackCredit:
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned so far."""
-        maps = {
-            name: {"products": held.products.clone(), "variances": held.variances.clone()}
-            for name, held in self.maps.items()
+        readouts = {
+            name: {entry: getattr(held, entry).clone() for entry in _ENTRIES}
+            for name, held in self.readouts.items()
         }
-        return {"passes": self.passes, "maps": maps}
+        return {"readouts": readouts}
 
     def fits(self, state: Any) -> bool:
         """Whether `state` is one of such a credit."""
-        if not isinstance(state, dict) or not {"passes", "maps"} <= state.keys():
+        if not isinstance(state, dict) or not isinstance(state.get("readouts"), dict):
             return False
-        maps = state["maps"]
-        return count(state["passes"]) and isinstance(maps, dict) and all(map(_is_map, maps.items()))
+        return all(map(_is_readout, state["readouts"].items()))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with what `state` had learned; it has to fit."""
-        self.passes = state["passes"]
-        self.maps = {
-            name: FeedbackMap(held["products"].clone(), held["variances"].clone())
-            for name, held in state["maps"].items()
+        self.readouts = {
+            name: LocalReadout(*(held[entry].clone() for entry in _ENTRIES))
+            for name, held in state["readouts"].items()
         }
 
 
-def _is_map(entry: tuple[Any, Any]) -> bool:
+def _is_readout(entry: tuple[Any, Any]) -> bool:
     name, held = entry
     if type(name) is not str or not isinstance(held, dict):
         return False
-    products, variances = held.get("products"), held.get("variances")
+    weight, mean, size = values = [held.get(entry) for entry in _ENTRIES]
     return (
-        isinstance(products, Tensor)
-        and isinstance(variances, Tensor)
-        and products.is_floating_point()
-        and variances.shape == products.shape[:1]
-        and products.dim() == 2
-        and bool(torch.isfinite(products).all() and torch.isfinite(variances).all())
+        all(isinstance(x, Tensor) and x.is_floating_point() for x in values)
+        and weight.dim() == 2
+        and mean.shape == weight.shape[1:]
+        and size.shape == ()
+        and all(bool(x.isfinite().all()) for x in values)
     )
 
 
-def outputs_and_errors(trace: PassTrace, losses: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The outputs of the network, summed over time, and the losses' mean derivative in them.
+def features_of(timeline: Timeline) -> Tensor:
+    """f, (N, features): spikes summed over time, and over pairs of positions in feature maps."""
+    counts = timeline.spike.sum(0)
+    return _in_pairs(counts).flatten(1)
+
+
+def _in_pairs(maps: Tensor) -> Tensor:
+    """(N, C, H, W, *) with positions summed two by two; anything else as it is."""
+    if maps.dim() < 4:
+        return maps
+    for place in range(2, maps.dim()):
+        odd = maps.shape[place] % 2
+        if odd:
+            beyond = list(maps.shape)
+            beyond[place] = 1
+            maps = torch.cat([maps, maps.new_zeros(beyond)], place)
+        maps = maps.unflatten(place, (-1, 2)).sum(place + 1)
+    return maps
+
+
+def spread(credit: Tensor, like: Tensor) -> Tensor:
+    """c of each spike, in the shape of `like`, (N, *), from c of the features, (N, features)."""
+    if like.dim() < 4:
+        return credit.view(like.shape)
+    sizes = like.shape[2:]
+    found = credit.view(*like.shape[:2], *((size + 1) // 2 for size in sizes))
+    for place, size in enumerate(sizes, start=2):
+        found = found.repeat_interleave(2, place).narrow(place, 0, size)
+    return found
+
+
+def output_errors(trace: PassTrace, losses: Tensor) -> Tensor | None:
+    """e, (N, outputs): the losses' derivative in what the network returned, averaged over time.
 
     Returns:
-        o and e, (N, outputs) each; None if the losses do not depend on what the network returned.
+        None if the losses do not depend on what the network returned.
     """
     outputs = [output for output in trace.outputs if output.requires_grad]
     if not outputs or not losses.requires_grad:
         return None
     found = torch.autograd.grad(losses.sum(), outputs, retain_graph=True, allow_unused=True)
-    read = [(o, e) for o, e in zip(outputs, found, strict=True) if e is not None]
-    trace.outputs = [output for output, _ in read]
-    summed = summed_outputs(trace)
-    if summed is None:
-        return None
     by_shape: dict[torch.Size, list[Tensor]] = {}
-    for output, error in read:
+    for output, error in zip(outputs, found, strict=True):
+        if error is None:
+            continue
         own = error.mean(0) if _comes_in_time(output, trace) else error
         if own.shape[:1] == (trace.rows,):
             by_shape.setdefault(own.shape, []).append(own.reshape(len(own), -1))
     errors = [torch.stack(some).mean(0) for some in by_shape.values()]
-    return summed, torch.cat(errors, 1)
-
-
-def summed_outputs(trace: PassTrace) -> Tensor | None:
-    """What the network has returned, summed over time, (N, outputs); None if nothing has rows."""
-    by_shape: dict[torch.Size, list[Tensor]] = {}
-    for output in trace.outputs:
-        values = output.detach()
-        own = values.sum(0) if _comes_in_time(output, trace) else values
-        if own.shape[:1] == (trace.rows,):
-            by_shape.setdefault(own.shape, []).append(own.reshape(len(own), -1))
-    found = [torch.stack(some).sum(0) for some in by_shape.values()]
-    return torch.cat(found, 1) if found else None
+    return torch.cat(errors, 1) if errors else None
 
 
 def _comes_in_time(output: Tensor, trace: PassTrace) -> bool:
