@@ -47,7 +47,7 @@ class NITLearner(LearnerState):
         replicas: C, how often each sample is put through the network with different noise. "auto":
             16 for a likelihood ratio alone, else 1.
         credit: "none": the paper's NIT. "readout": from the spikes that the loss reads itself.
-            "feedback": from the outputs straight to each layer, learned from the noise. "layers":
+            "feedback": from a readout of each layer's own, which foretells the error. "layers":
             from layer to layer within a time step. "time": through time as well. "auto":
             "layers", or "none" for a loss that has no derivative in the spikes.
         residual: lambda, 0 to 1; or "auto": for each layer the weight that minimises the mean

@@ -112,8 +112,7 @@ def one_case(framework: str, options: dict[str, Any]) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         if framework == "kernels":
             patch.setenv("NIT_SNN_BACKEND", "reference")
-        passes = 10 if options.get("credit") == "feedback" else 2  # it warms up
-        return learn("snntorch" if framework == "snntorch" else "spikingjelly", options, x, passes)
+        return learn("snntorch" if framework == "snntorch" else "spikingjelly", options, x)
 
 
 def all_cases(rank: int) -> list[Any]:
