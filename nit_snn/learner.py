@@ -218,14 +218,15 @@ class NITLearner(LearnerState):
         expanded = self._session.expand(tensors, dim, self.replicas)
         return expanded[0] if len(expanded) == 1 else expanded
 
-    def backward(self, losses: Any) -> Tensor:
+    def backward(self, losses: Any, shared: Any = None) -> Tensor:
         """Adds the gradient of the mean loss to `.grad` of every parameter it can reach.
 
         Args:
-            losses: (C * B,), one number per row of the recorded batch: a tensor with or without
-                a graph, a NumPy array or a list. Row r's loss must depend on no other row's noise.
-                With `per_step_losses`, (T, C * B): the loss of each time step, which must depend
-                on nothing that comes later.
+            losses: (C * B,), one number per row that `expand` has made: a tensor with or without
+                a graph, a NumPy array or a list. It must depend on no other row's noise. A loss
+                that couples samples is (C,), a number for each replica. With `per_step_losses`,
+                (T, C * B): that of each step, which must depend on nothing that comes later.
+            shared: (C,), what each replica adds to its mean loss, such as a penalty on all rows.
 
         Returns:
             The mean loss, with `per_step_losses` that of the sums over time; a detached scalar.
@@ -239,24 +240,24 @@ class NITLearner(LearnerState):
         """
         self._check_open()
         if not self._enabled:
-            return loss_checks.numbers(losses).detach().float().mean()
-        recorder = self._session.pending()
+            return loss_checks.mean_of(losses, shared)
+        recorder, rows = self._session.pending(), self._session.rows
         estimator = self._choice.estimator
         strict = self.credit not in ("auto", "none")
         update = Update(self.net, self._neurons, estimator, self.on_nonfinite, strict)
         try:
-            values = loss_checks.checked_losses(losses, recorder.trace, update)
+            values = loss_checks.checked_losses(losses, shared, recorder.trace, update, rows)
         except NonFiniteLossError as error:
             if self.on_nonfinite != "skip":
                 raise
             self._session.drop()
             return self._skip(self._choice.ranks.sum(error.mean))
         with self._session.using_up(recorder):
-            return self._learn(update, recorder.trace, values)
+            return self._learn(update, recorder.trace, *values)
 
-    def _learn(self, update: Update, trace: PassTrace, values: Tensor) -> Tensor:
+    def _learn(self, update: Update, trace: PassTrace, values: Tensor, shared: Any) -> Tensor:
         try:
-            total, found = update.write(trace, values)
+            total, found = update.write(trace, values, shared)
         except NonFiniteGradientError as error:
             if self.on_nonfinite != "skip":
                 raise

@@ -29,6 +29,7 @@ class Choice:
         credit: The kind of credit that "auto" has come to.
         settled: Whether a pass has confirmed it.
         unreached: Whether a layer needs its likelihood ratio, for the loss has no derivative in it.
+        coupled: Whether losses depend on other samples: then halves of a batch tell nothing.
         cheap: Whether "auto" may come to a credit with a backward pass, as far as the network goes.
     """
 
@@ -38,6 +39,7 @@ class Choice:
     settled: bool = False
     unreached: bool = False
     cheap: bool = False
+    coupled: bool = False
     wiener: WienerResidual | None = None
     credits: dict[str, Credit] = field(default_factory=dict)
 
@@ -82,7 +84,7 @@ class Choice:
             return FixedResidual(1.0)
         # What is left after one replica's own credit can be told from noise by other replicas.
         enough = self.replicas * self.ranks.sharers >= (4 if self.options["antithetic"] else 2)
-        if self.wiener is None or not enough or not self.measurable:
+        if self.wiener is None or not enough or not self.measurable or self.coupled:
             return FixedResidual(0.0)
         return self.wiener
 
@@ -131,13 +133,14 @@ class Choice:
         """Takes in what a pass has shown; whether that has settled an "auto", or changed it."""
         if self.kind == "none":
             return False
-        before, self.settled = (self.settled, self.credit), True
+        before = self.settled, self.credit, self.coupled
+        self.settled, self.coupled = True, self.coupled or found.couples
         lost = [layer for layer in found.weights if layer not in found.reached]
         self.unreached = any(segment.teaches for layer in lost for segment in layer.segments)
         # What a loss has no derivative in, it may depend on all the same.
         if (self.unreached or not found.reached) and self.options["credit"] == "auto":
             self.credit = "none"
-        return before != (True, self.credit)
+        return before != (True, self.credit, self.coupled)
 
     @property
     def feedback(self) -> FeedbackCredit | None:

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..recording.orders import Order
 from ..recording.timeline import Timeline
 from .baselines import Sharing, mean_of_others, sum_over_first
 from .credit import Known
 
 
 def coefficients(
-    timeline: Timeline, known: Known, replicas: int, sharing: Sharing
+    timeline: Timeline, known: Known, order: Order, sharing: Sharing
 ) -> tuple[Tensor, Tensor]:
     """The coefficients, and what they explain of each row's loss and of its baseline.
 
@@ -41,26 +42,26 @@ def coefficients(
     Args:
         timeline: What a layer did.
         known: What the loss owes to it.
-        replicas: C.
+        order: How the layer's rows lie.
         sharing: Whose noise depends on whose: they are left out, too.
 
     Returns:
-        c, (T, N, *), and what is explained of each row's loss less what is explained of its
-        baseline, (N,).
+        c, (T, N, *), and what is explained of each loss less what is explained of its baseline,
+        (C * B,).
     """
     residual = timeline.firing.residual
-    g, d = (_by_replica(x, replicas) for x in (known.spikes, residual))
+    g, d = (_by_replica(x, order) for x in (known.spikes, residual))
     found = explained(g, d, sharing)
-    factors = mean_of_others(g, sharing).flatten(0, 1).transpose(0, 1)
+    factors = order.ungroup(mean_of_others(g, sharing)).transpose(0, 1)
     if known.membranes is not None and known.wandering is not None:
-        g, d = (_by_replica(x, replicas) for x in (known.membranes, known.wandering))
+        g, d = (_by_replica(x, order) for x in (known.membranes, known.wandering))
         found = found + explained(g, d, sharing)
     return factors, found.flatten()
 
 
-def _by_replica(values: Tensor, replicas: int) -> Tensor:
-    """(T, C * B, *) as (C, B, T, *)."""
-    return values.transpose(0, 1).unflatten(0, (replicas, -1))
+def _by_replica(values: Tensor, order: Order) -> Tensor:
+    """(T, N, *) as (C, B, T, *), or as (C, B, k, T, *) of k rows each."""
+    return order.group(values.transpose(0, 1))
 
 
 def explained(g: Tensor, d: Tensor, sharing: Sharing) -> Tensor:

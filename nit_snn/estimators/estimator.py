@@ -9,23 +9,25 @@ is the only way from losses to cotangents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..dynamics.needs import Needs
+from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
-from ..recording.timeline import Chunk
+from ..recording.orders import Order
+from ..recording.timeline import Chunk, Timeline
 from ..recording.trace import LayerTrace, PassTrace
 from ..training.distributed import ALONE, Ranks
 from . import surrogate
 from .baselines import INDEPENDENT, Sharing, advantages
 from .control_coefficients import coefficients
 from .credit import Credit
-from .residual import Residual
-from .scores import Coefficients, LayerCotangents, Score
+from .residual import FixedResidual, Residual, WienerResidual
+from .scores import LayerCotangents, Score
 
 
 @dataclass(eq=False)
@@ -37,12 +39,14 @@ class Estimate:
         unbiased: Of each layer whose residual counts, the unbiased ones.
         weights: lambda of each layer.
         reached: The layers that the losses have a derivative in.
+        couples: Whether a loss depends on the noise of other samples.
     """
 
     cheap: dict[LayerTrace, LayerCotangents] = field(default_factory=dict)
     unbiased: dict[LayerTrace, LayerCotangents] = field(default_factory=dict)
     weights: dict[LayerTrace, float] = field(default_factory=dict)
     reached: set[LayerTrace] = field(default_factory=set)
+    couples: bool = False
 
     def parts(self) -> Iterator[LayerCotangents]:
         """The cotangents that make up the estimate, each with its weight in it."""
@@ -99,54 +103,116 @@ class Estimator:
             return neuron.why_no_firing_probability() or self.score.why_not(neuron)
         return self.score.why_not(neuron)
 
-    def estimate(self, trace: PassTrace, losses: Tensor, measure: bool = False) -> Estimate:
+    def fitting(self, trace: PassTrace) -> Estimator:
+        """The estimator for a pass: halves of a batch tell nothing where samples are coupled."""
+        if trace.couples and isinstance(self.residual, WienerResidual):
+            return replace(self, residual=FixedResidual(0.0))
+        return self
+
+    def estimate(
+        self,
+        trace: PassTrace,
+        losses: Tensor,
+        measure: bool = False,
+        shared: Tensor | None = None,
+    ) -> Estimate:
         """The cotangents of all drifts of a pass.
 
         Args:
             trace: What the pass left behind.
-            losses: (C * B,), or (T, C * B) per step; with a graph where the credit asks for it.
+            losses: (U,), or (T, U) per step; with a graph where the credit asks for it. U is
+                C * B, or C where a loss belongs to all samples of a replica.
             measure: Whether both the cheap and the unbiased cotangents are wanted, whatever their
                 weights.
+            shared: (C,) or (T, C), what is added to the mean loss of each replica.
         """
-        found, rows = Estimate(), max(1, losses.shape[-1] * self.ranks.size)
+        found, rows = Estimate(couples=trace.couples), self._count(losses)
         layers = list(trace.active)
         exact = all(self.residual.weight(layer.name) == 1 for layer in layers)
         form = "conditioned" if self.score.conditioned else "plain"
-        if self.credit.reach is not None and losses.requires_grad:
-            self.credit.collect(trace, losses, form if exact else "smoothed")
+        terms = [losses] if shared is None else [losses, shared]
+        whole = losses
+        if shared is not None:  # over as many rows as the losses
+            whole = (losses.sum() + shared.sum() * (rows / self._count(shared)))[None]
+        blind = any(not term.requires_grad for term in terms)
+        if self.credit.reach is not None and whole.requires_grad:
+            self.credit.collect(trace, whole, form if exact else "smoothed")
             found.reached = {layer for layer in layers if self.credit.reaches(layer)}
             if not exact or measure:
                 found.cheap = {
                     layer: surrogate.cotangents(layer, self.credit, rows) for layer in found.reached
                 }
         for layer in layers:
-            own = layer in found.reached
+            # A credit sees nothing of a term that has no derivative.
+            own = layer in found.reached and not blind
             found.weights[layer] = self.residual.weight(layer.name) if own else 1.0
         counts = [layer for layer, weight in found.weights.items() if weight > 0 or measure]
         if counts:
-            if found.cheap and self.credit.reach != "last" and found.reached & set(counts):
-                self.credit.collect(trace, losses, form)
-            weight, credit = self._weigh(trace, losses.detach(), found.reached, rows)
-            for layer in counts:
-                found.unbiased[layer] = self.score.cotangents(layer, weight, credit.get(layer))
+            again = bool(found.cheap) and self.credit.reach != "last"
+            again = (again or len(terms) > 1) and bool(found.reached & set(counts))
+            self._charge(trace, terms, found, counts, form if again else None)
+        if blind:
+            found.reached = set()
         self.credit.learn(trace)
         return found
 
+    def _count(self, losses: Tensor) -> int:
+        """Over how many losses a mean is taken, those of all processes."""
+        return max(1, losses.shape[-1] * self.ranks.size)
+
+    def _charge(
+        self,
+        trace: PassTrace,
+        terms: list[Tensor],
+        found: Estimate,
+        counts: list[LayerTrace],
+        collect: str | None,
+    ) -> None:
+        """The unbiased cotangents, from all terms of the loss.
+
+        Args:
+            trace: The pass.
+            terms: The losses, and what replicas share.
+            found: What is added to.
+            counts: The layers that are asked for.
+            collect: In which form each term's own derivatives are asked for; None: they are there.
+        """
+        weights: dict[LayerTrace, Tensor] = {}
+        credits: dict[LayerTrace, dict[Timeline, Tensor]] = {}
+        for term in terms:
+            controlled = found.reached
+            if collect is not None and term.requires_grad:
+                self.credit.collect(trace, term, collect)
+                controlled = {layer for layer in controlled if self.credit.reaches(layer)}
+            elif collect is not None:
+                controlled = set()
+            weight, own = self._weigh(trace, term.detach(), controlled)
+            for layer in counts:
+                spread = _order(layer, trace.replicas, term.shape[-1]).spread(weight)
+                weights[layer] = weights[layer] + spread if layer in weights else spread
+                for timeline, c in own.get(layer, {}).items():
+                    held = credits.setdefault(layer, {})
+                    held[timeline] = held[timeline] + c if timeline in held else c
+        for layer in counts:
+            found.unbiased[layer] = self.score.cotangents(layer, weights[layer], credits.get(layer))
+
     def _weigh(
-        self, trace: PassTrace, losses: Tensor, controlled: set[LayerTrace], rows: int
-    ) -> tuple[Tensor, Mapping[LayerTrace, Coefficients]]:
+        self, trace: PassTrace, losses: Tensor, controlled: set[LayerTrace]
+    ) -> tuple[Tensor, dict[LayerTrace, dict[Timeline, Tensor]]]:
         """What multiplies the scores, in the losses' shape, and the coefficients by layer."""
+        rows = self._count(losses)
         weight = self._advantages(losses, trace.replicas) / rows
-        credit: dict[LayerTrace, Coefficients] = {}
+        credit: dict[LayerTrace, dict[Timeline, Tensor]] = {}
         if self.per_step or trace.replicas < 2 * self.sharing.size:
             return weight, credit  # with one replica, c would depend on the replica's own noise
         for layer in trace.active:
             if layer not in controlled:
                 continue
+            order = _order(layer, trace.replicas, losses.shape[-1])
             own = {}
             for timeline in layer.timelines:
                 known = self.credit.known(timeline, self.score.conditioned)
-                c, explained = coefficients(timeline, known, trace.replicas, self.sharing)
+                c, explained = coefficients(timeline, known, order, self.sharing)
                 own[timeline] = c.div_(rows)
                 weight = weight - explained.to(weight) / rows
             credit[layer] = own
@@ -169,6 +235,22 @@ class Estimator:
             return of(losses)
         # The noise of step t is charged with the losses from t on.
         return torch.stack([of(step) for step in losses]).flip(0).cumsum(0).flip(0)
+
+
+def _order(layer: LayerTrace, replicas: int, units: int) -> Order:
+    """How the rows of a layer lie, for a term of so many losses.
+
+    Raises:
+        RecordingError: They do not fit together.
+    """
+    order = layer.order or Order(replicas, layer.rows // replicas)
+    if units == order.units:
+        return order
+    if units == replicas:
+        return order.whole
+    raise RecordingError(
+        f"{layer.name} has {layer.rows} rows for {units} losses. Give one loss for each row."
+    )
 
 
 def scaled(part: LayerCotangents, factor: float) -> LayerCotangents:

@@ -36,12 +36,15 @@ class Update:
     on_nonfinite: str
     strict: bool = False
 
-    def write(self, trace: PassTrace, losses: Tensor) -> tuple[Tensor, Estimate]:
+    def write(
+        self, trace: PassTrace, losses: Tensor, shared: Tensor | None = None
+    ) -> tuple[Tensor, Estimate]:
         """Adds the gradient of the mean loss.
 
         Args:
             trace: What the pass left behind.
             losses: (C * B,) or (T, C * B), checked, with a graph if there is one.
+            shared: (C,) or (T, C), likewise, what replicas add to their mean loss.
 
         Returns:
             The mean loss, that of all processes, and the estimate.
@@ -50,24 +53,28 @@ class Update:
             LossError: The losses have no derivative, and the estimator is strict.
             NonFiniteGradientError: The gradient is not finite. `.grad` is as it was.
         """
-        ranks, residual = self.estimator.ranks, self.estimator.residual
+        estimator = self.estimator.fitting(trace)
+        ranks, residual = estimator.ranks, estimator.residual
         measure = isinstance(residual, WienerResidual) and residual.measures()
-        found = self.estimator.estimate(trace, losses, measure)
-        asked = self.strict and self.estimator.credit.reach is not None
+        found = estimator.estimate(trace, losses, measure, shared)
+        asked = self.strict and estimator.credit.reach is not None
         if asked and losses.numel() and not found.reached:
             raise LossError(
-                f"credit={self.estimator.credit.name!r} needs a loss with a derivative in the "
+                f"credit={estimator.credit.name!r} needs a loss with a derivative in the "
                 "spikes of a noisy layer; this one has none. Leave credit='auto', or attach the "
                 "learner with 'none'."
             )
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         # This process's part of the mean over all rows.
         mean = losses.sum() / max(1, losses.shape[-1] * ranks.size)
+        if shared is not None:
+            mean = mean + shared.sum() / (trace.replicas * ranks.size)
         total = ranks.sum(mean.detach())  # no exchange may fail once `.grad` is written
-        signed = self.estimator.score.signs
+        signed = estimator.score.signs
         if isinstance(residual, WienerResidual):
             if measure:
-                self._measure(trace, found, residual, parameters)
+                samples = losses.shape[-1] // trace.replicas
+                self._measure(trace, found, residual, parameters, samples)
             residual.passes += 1
         gathered = Accumulator(trace, signed).add_layers(found.parts())
         gathered.follow_held([mean] if mean.requires_grad else [])
@@ -97,10 +104,11 @@ class Update:
         found: Estimate,
         residual: WienerResidual,
         parameters: list[nn.Parameter],
+        samples: int,
     ) -> None:
         """What the residual of each layer is worth, for the passes to come."""
         signed = self.estimator.score.signs
-        mask = _first_half(trace)
+        half = _first_half(trace, samples)
 
         def gradient(part: LayerCotangents) -> dict[Tensor, Tensor]:
             return Accumulator(trace, signed).add_layers([part]).gradients(parameters)
@@ -108,6 +116,7 @@ class Update:
         for layer in filter(found.reached.__contains__, trace.active):  # in order, unlike a set
             cheap, exact = (_held(parts[layer]) for parts in (found.cheap, found.unbiased))
             found.cheap[layer], found.unbiased[layer] = cheap, exact
+            mask = half if layer.order is None else layer.order.spread(half)
             rest = [
                 _less(gradient(_rows(exact, rows)), gradient(_rows(cheap, rows)))
                 for rows in (mask, 1 - mask)
@@ -115,12 +124,11 @@ class Update:
             residual.update(layer.name, *halves(*rest))
 
 
-def _first_half(trace: PassTrace) -> Tensor:
-    """(N,): 1 for all replicas of the first half of the samples, 0 for the others."""
+def _first_half(trace: PassTrace, samples: int) -> Tensor:
+    """(C * B,): 1 for all replicas of the first half of the samples, 0 for the others."""
     layer = next(iter(trace.active))
-    rows, replicas = trace.rows or 0, trace.replicas
-    mask = torch.zeros(replicas, rows // replicas, device=layer.neuron.sigma.device)
-    mask[:, : rows // replicas // 2] = 1
+    mask = torch.zeros(trace.replicas, samples, device=layer.neuron.sigma.device)
+    mask[:, : samples // 2] = 1
     return mask.flatten()
 
 

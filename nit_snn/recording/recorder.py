@@ -26,6 +26,7 @@ from ..validation.passes import check_current, check_noisy, check_rows, warn_of_
 from .memory_budget import MemoryBudget
 from .packed_spikes import BinarySpikes
 from .provenance import Seen, mark
+from .row_probe import RowProbe
 from .segment import Input, Segment
 from .spike_node import Ledger, NodeState, SpikeNode, collected_through
 from .stale_state import StaleState
@@ -46,6 +47,7 @@ class Recorder:
         budget: Bytes that may be kept.
         expanded: How many rows there should be, if the learner has expanded something.
         stale: The membranes that the last pass left.
+        probe: Names the rows whose noise is followed in this pass (see `RowProbe`), if any is.
     """
 
     learns = True
@@ -61,6 +63,7 @@ class Recorder:
         budget: MemoryBudget | None = None,
         expanded: Collection[int] = (),
         stale: StaleState | None = None,
+        probe: int | None = None,
     ) -> None:
         self.needs = needs
         self.binary = binary
@@ -78,6 +81,8 @@ class Recorder:
         }
         ledger = None if needs.reach is None else Ledger(needs.reach)
         self.trace = PassTrace(layers, noise, ledger=ledger, budget=budget or MemoryBudget())
+        if probe is not None:
+            self.trace.probe = RowProbe(ledger, probe, noise.replicas, expanded)
         self.guards = needs.guarded  # membranes may be read by nobody while the pass is pending
         self._summed = needs.plain and not needs.apart
         self._handles: dict[Segment, Tensor] = {}
@@ -96,7 +101,7 @@ class Recorder:
             for neuron in layers:
                 neuron._recorder = self
             for tap in taps:
-                tap.install(self.trace.budget)
+                tap.install(self.trace.budget, followed=self.trace.ledger is not None)
             yield
         finally:
             for tap in taps:
@@ -136,6 +141,8 @@ class Recorder:
         shape = current.shape[1:] if update.several else current.shape
         if (shape, current.dtype) != layer.admitted:
             self._admit(layer, shape, current.dtype, inputs)
+        if self.trace.probe is not None:
+            self.trace.probe.look(layer.name, layer.calls, update, drift)
         executor = layer.executor
         assert executor is not None
         segment = Segment(
@@ -262,6 +269,8 @@ class Recorder:
         """Marks the spikes, and puts what stands for them into the graph of what reads them."""
         if moved.spikes is not None and self.trace.ledger is not None:
             moved = self._in_graph(segment, moved, moved.spikes, self.trace.ledger)
+        if self.trace.probe is not None:
+            moved = self.trace.probe.emit(layer.name, segment, moved)
         if moved.spikes is not None:
             binary = BinarySpikes(layer.train, segment.several, moved.packed)
             mark(moved.spikes, binary, kept=2 if segment.several else 1)

@@ -14,6 +14,7 @@ from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
 from ..noise.source import NoiseSource
 from ..validation.network import Watch, coupled_batch_norms
+from ..validation.rows import RowWatch
 from ..validation.warn_once import WarnOnce
 from .eager import eager
 from .expansion import Expansion, check_batch
@@ -36,6 +37,7 @@ class Session:
         watch: Whether the network is still what the learner was attached to.
         warn: What was warned of already.
         recorder: What was recorded and not yet turned into gradients.
+        rows: What is known of their rows.
         running: Whether a pass runs.
     """
 
@@ -45,6 +47,7 @@ class Session:
     taps: list[SynapseTap]
     watch: Watch
     warn: WarnOnce
+    rows: RowWatch = field(default_factory=RowWatch)
     recorder: Recorder | None = None
     running: bool = False
     _expanded: set[int] = field(default_factory=set)
@@ -78,6 +81,7 @@ class Session:
             budget=budget,
             expanded=self._expanded,
             stale=self._stale,
+            probe=self.rows.probe(needs, index, replicas),
         )
         recorder.trace.census = self.warn.census()
         self.running = True
@@ -86,6 +90,7 @@ class Session:
                 eager(),
                 coupled_batch_norms(self.net, lambda: recorder.trace.begun) as coupled,
                 recorder.running(self.taps),
+                nullcontext() if recorder.trace.probe is None else recorder.trace.probe.reading(),
                 _outputs_of(self.net, recorder.trace) if needs.outputs else nullcontext(),
             ):
                 yield
@@ -96,6 +101,7 @@ class Session:
         finally:
             self.running, self._expansions_used = False, True
         recorder.trace.coupled = coupled
+        recorder.trace.expanded = frozenset(self._expanded)
         self.recorder = recorder
         self.warn.after_pass(recorder.trace, self._expanded)
 

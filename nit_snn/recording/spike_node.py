@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 REACHES = ("last", "layers", "time")
+_ENDS = ("SpikeNodeBackward", "_ProbedBackward")
 
 
 @dataclass(eq=False)
@@ -33,11 +34,14 @@ class Ledger:
         reach: One of `REACHES`.
         anchor: A scalar that every node leads to, so that a backward pass to it visits all.
         collecting: Whether a backward pass is to collect, or to be stopped.
+        probe: What is told where a backward pass arrives that asks for nothing else: the node, and
+            the derivatives in its spikes and membranes.
     """
 
     reach: str
     anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
     collecting: bool = False
+    probe: Callable[[NodeState, Tensor | None, Tensor | None], None] | None = None
 
     def collect(self, losses: Tensor) -> None:
         """One backward pass from the losses to all spikes that they depend on; writes no `.grad`.
@@ -151,6 +155,8 @@ class SpikeNode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         state: NodeState = ctx.state
+        if state.ledger.probe is not None:
+            state.ledger.probe(state, gradients[0], gradients[1] if ctx.reads else None)
         if not state.ledger.collecting:
             return (None,) * (5 + ctx.count)
         state.collect(gradients[0], gradients[1] if ctx.reads else None, gradients[-1])
@@ -164,6 +170,26 @@ class SpikeNode(torch.autograd.Function):
             whole = found is None or (isinstance(gain, float) and gain == 1.0)
             shares.append(found if whole else found * gain)  # type: ignore[operator]
         return None, None, None, torch.zeros(()), first, *shares
+
+
+def probed(spikes: Tensor, state: NodeState) -> Tensor:
+    """A copy of spikes with a node of its own, which a probe alone arrives at."""
+    with torch.enable_grad():
+        found: Tensor = _Probed.apply(spikes, state, state.ledger.anchor)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Probed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spikes: Tensor, state: NodeState, _anchor: Tensor) -> Tensor:
+        ctx.state = state
+        return spikes.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        if ctx.state.ledger.probe is not None:
+            ctx.state.ledger.probe(ctx.state, gradient, None)
+        return None, None, None
 
 
 def collected_through(x: Tensor, ledger: Ledger) -> Tensor:
@@ -180,7 +206,8 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        return gradient if ctx.ledger.collecting else None, None
+        passes = ctx.ledger.collecting or ctx.ledger.probe is not None
+        return gradient if passes else None, None
 
 
 def leads_to_spikes_alone(x: Tensor) -> bool:
@@ -190,7 +217,7 @@ def leads_to_spikes_alone(x: Tensor) -> bool:
     nodes, seen = [x.grad_fn], set()
     while nodes:
         node = nodes.pop()
-        if node is None or node in seen or node.name() == "SpikeNodeBackward":
+        if node is None or node in seen or node.name() in _ENDS:
             continue
         if node.name() == "torch::autograd::AccumulateGrad":
             return False

@@ -73,15 +73,17 @@ class SynapseTap:
     _train: SpikeTrain | None = None
     _parameters: dict[str, Tensor | None] = field(default_factory=dict)
     _tensors: list[Tensor] = field(default_factory=list)
+    _followed: bool = True
 
-    def install(self, budget: MemoryBudget) -> None:
+    def install(self, budget: MemoryBudget, followed: bool = True) -> None:
         """Stands in, unless the layer was patched, pruned or reparametrised since.
 
         Args:
             budget: What the pass may keep. If nothing, inputs that no neuron emitted are looked
                 at, whether they are spikes, too.
+            followed: Whether a graph that leads to spikes is of use after the pass.
         """
-        self._budget = budget
+        self._budget, self._followed = budget, followed
         self._train = SpikeTrain() if budget.frugal else None
         self._gradient = gradient_function(self.module)
         self._few = self._gradient is linear_gradient and few(self.module)
@@ -185,7 +187,7 @@ class SynapseTap:
             activity._version,
             output.shape,
             self._budget,
-            followed=activity.requires_grad,
+            followed=activity.requires_grad and self._followed,
         )
 
     def _output(self, x: Tensor, packed: PackedSpikes | None = None) -> Tensor:

@@ -8,7 +8,7 @@ estimators work on whole layers.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,8 +20,10 @@ from ..noise.layer_noise import LayerNoise
 from ..noise.streams import Noise
 from .census import Census
 from .memory_budget import MemoryBudget
+from .orders import Order
 from .packed_spikes import BinarySpikes, SpikeTrain
 from .provenance import Seen, find
+from .row_probe import RowProbe
 from .segment import Segment
 from .spike_node import Ledger
 from .synapse_call import SynapseCall
@@ -62,6 +64,7 @@ class LayerTrace:
         executor: Who takes its steps.
         admitted: Shape and type of the last drift that was looked at.
         learns_sigma: Whether its noise level is learned.
+        order: How its rows lie; None for C * B rows as `expand` makes them.
     """
 
     name: str
@@ -75,6 +78,7 @@ class LayerTrace:
     executor: Executor | None = None
     admitted: tuple[torch.Size, torch.dtype] | None = None
     learns_sigma: bool = False
+    order: Order | None = None
     _timelines: list[Timeline] | None = None
 
     def found(self, state: Tensor | None) -> Left | None:
@@ -85,6 +89,11 @@ class LayerTrace:
             if left.state.matches(state):
                 return left
         return None
+
+    @property
+    def rows(self) -> int:
+        """N, of its last step."""
+        return self.segments[-1].shape[0] if self.segments else 0
 
     @property
     def timelines(self) -> list[Timeline]:
@@ -110,11 +119,14 @@ class PassTrace:
     Attributes:
         layers: What each noisy neuron did, in order of registration.
         noise: Where their noise comes from.
-        rows: C * B, once a neuron has run.
+        rows: Those of the first layer, once it has run: C * B, or k times as many.
         held: Currents that neurons remember: a leaf of their graphs, and the synapse's call.
         ledger: What a backward pass through the spikes collects; None where nothing reads them.
         budget: Bytes that may be kept.
         carried: Layers that started from what the last pass left.
+        probe: What was asked of its rows; None in most passes.
+        expanded: The numbers of rows that `expand` had made for it.
+        couples: Whether a loss depends on the noise of other samples.
         coupled: BatchNorms whose statistics let rows depend on each other's noise.
         outputs: What the network has returned, tensor by tensor, if that is asked for.
         census: Whether the layers fire, in the passes in which somebody looks.
@@ -127,6 +139,9 @@ class PassTrace:
     ledger: Ledger | None = None
     budget: MemoryBudget = field(default_factory=MemoryBudget)
     carried: list[str] = field(default_factory=list)
+    probe: RowProbe | None = None
+    expanded: Collection[int] = ()
+    couples: bool = False
     coupled: list[str] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     census: Census | None = None
@@ -148,3 +163,4 @@ class PassTrace:
     def release(self) -> None:
         """Lets go of all that was recorded; a guarded membrane may outlive it."""
         self.layers, self.held, self.ledger, self.outputs = {}, [], None, []
+        self.probe = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..gradients.update import Update
 from ..recording.trace import LayerTrace, PassTrace
 from ..training.distributed import Ranks
 from .capture import being_captured
+from .rows import RowWatch
 
 
 def numbers(losses: Any) -> Tensor:
@@ -35,13 +36,23 @@ def numbers(losses: Any) -> Tensor:
     return values
 
 
-def checked_losses(losses: Any, trace: PassTrace, update: Update) -> Tensor:
-    """The losses as a tensor; if they are bad in one process, all of them raise.
+def mean_of(losses: Any, shared: Any) -> Tensor:
+    """The mean loss, where nothing is learned from it."""
+    mean = numbers(losses).detach().float().mean()
+    return mean if shared is None else mean + numbers(shared).detach().float().mean()
+
+
+def checked_losses(
+    losses: Any, shared: Any, trace: PassTrace, update: Update, watch: RowWatch
+) -> tuple[Tensor, Tensor | None]:
+    """The losses as tensors; if they are bad in one process, all of them raise.
 
     Args:
         losses: Whatever the user has computed.
-        trace: The pass that they belong to.
+        shared: Likewise, for each replica; None if there is nothing.
+        trace: The pass that they belong to, whose layers are told which rows belong together.
         update: What they are for.
+        watch: What is known of the rows.
 
     Raises:
         LossError: They do not fit the pass, here or in another process.
@@ -51,14 +62,18 @@ def checked_losses(losses: Any, trace: PassTrace, update: Update) -> Tensor:
     estimator = update.estimator
     device = next(iter(trace.layers)).sigma.device
     error: LossError | None = None
-    values = torch.zeros((), device=device)
+    values, extra = torch.zeros((), device=device), None
     try:
-        values = shaped_losses(losses, trace.rows or 0, trace.replicas, estimator.per_step)
-        values = values.to(device)
+        values = shaped_losses(losses, trace, estimator.per_step).to(device)
+        if shared is not None:
+            extra = shaped_shared(shared, trace.replicas, values).to(values)
         if estimator.per_step:
             check_steps(trace.active, len(values))
         if update.on_nonfinite != "write":
             values = finite_losses(values, lambda: _suspects(trace))
+            if extra is not None:
+                extra = finite_losses(extra, lambda: _suspects(trace))
+        values = watch.settle(trace, values, extra, estimator)
     except LossError as found:
         error = found
     try:
@@ -66,7 +81,7 @@ def checked_losses(losses: Any, trace: PassTrace, update: Update) -> Tensor:
     except NonFiniteLossError:
         check_weights(update.net)  # no batch will ever be better then
         raise
-    return values
+    return values, extra
 
 
 def _suspects(trace: PassTrace) -> str:
@@ -74,31 +89,69 @@ def _suspects(trace: PassTrace) -> str:
     return suspects({layer.name: n for n, layer in trace.layers.items() if layer.calls})
 
 
-def shaped_losses(losses: Any, rows: int, replicas: int, per_step: bool = False) -> Tensor:
+def shaped_losses(losses: Any, trace: PassTrace, per_step: bool = False) -> Tensor:
     """Losses of the right shape, in float32 at least.
+
+    There is one for each row; for each row that `expand` has made, where samples have several; or
+    for each replica.
 
     Raises:
         LossError: The shape is another.
     """
     values = numbers(losses)
-    if per_step and (values.dim() != 2 or values.shape[1] != rows):
+    rows, replicas = trace.rows or 0, trace.replicas
+    counts = {layer.name: layer.rows for layer in trace.active}
+    known = {rows, replicas, *counts.values(), *trace.expanded}
+    wanted = min((n for n in trace.expanded if n and rows % n == 0), default=rows)
+    if per_step and (values.dim() != 2 or values.shape[1] not in known):
         raise LossError(
-            f"per_step_losses=True takes losses of shape (T, {rows}) = (steps, replicas * batch), "
-            f"got {tuple(values.shape)}."
+            f"per_step_losses=True takes losses of shape (T, {wanted}) = (steps, replicas * "
+            f"batch), got {tuple(values.shape)}."
         )
-    if not per_step and values.shape != (rows,):
+    if not per_step and (values.dim() != 1 or len(values) not in known):
         raise LossError(
-            f"losses must have one number per row, shape ({rows},) = (replicas * batch,) with "
-            f"{replicas} replicas, got {tuple(values.shape)}. {_remedy(values, rows)}"
+            f"losses must have one number per row, shape ({wanted},) = (replicas * batch,) with "
+            f"{replicas} replicas, got {tuple(values.shape)}. {_remedy(values, known - {replicas})}"
+        )
+    units = values.shape[-1]
+    unfit = {name: n for name, n in counts.items() if units and n % units}
+    if unfit or units % replicas:
+        listed = ", ".join(f"{name} ({n} rows)" for name, n in unfit.items())
+        raise LossError(
+            f"{units} losses cannot be shared out over the {replicas} replicas and the rows of "
+            f"{listed or 'the network'}. Give one loss for each sample of each replica: if it has "
+            f"several rows, their mean, losses.unflatten(0, ({wanted}, -1)).mean(1)."
         )
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float()  # a mean over many rows is too much for half precision
     return values
 
 
-def _remedy(values: Tensor, rows: int) -> str:
-    if values.dim() > 1 and values.shape[0] == rows:
+def shaped_shared(shared: Any, replicas: int, losses: Tensor) -> Tensor:
+    """What replicas add to their mean loss, (C,), or (T, C) per step.
+
+    Raises:
+        LossError: The shape is another.
+    """
+    values, wanted = numbers(shared), (*losses.shape[:-1], replicas)
+    if values.dim() == 0 and wanted == (1,):
+        return values[None]
+    if tuple(values.shape) != wanted:
+        raise LossError(
+            f"shared must have one number for each replica, shape {wanted}, got "
+            f"{tuple(values.shape)}. Take x.unflatten(0, ({replicas}, -1)) of the rows that it is "
+            "made of, and each mean over the rest: .flatten(1).mean(1)."
+        )
+    return values
+
+
+def _remedy(values: Tensor, known: Collection[int]) -> str:
+    if values.dim() == 2 and values.shape[0] in known:
+        return "Take one number per row: losses.mean(1)."
+    if values.dim() > 2 and values.shape[0] in known:
         return "Take one number per row: losses.flatten(1).mean(1)."
+    if values.dim() == 2 and values.shape[1] in known:
+        return "Take one number per row: losses.mean(0)."
     return "Did you forget reduction='none'?"
 
 

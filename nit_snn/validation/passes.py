@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from ..errors import BiasWarning, RecordingError
+from ..recording.orders import repeats
 
 
 def check_noisy(name: str, noise: bool) -> None:
@@ -39,39 +41,122 @@ def check_current(name: str, shape: torch.Size, dtype: torch.dtype) -> None:
 def check_rows(
     name: str, shape: torch.Size, replicas: int, before: int | None, expanded: Collection[int]
 ) -> int:
-    """The rows of a layer's current are those of the replicas; returns how many.
+    """The rows of a layer's current are those of the replicas; returns those of the first layer.
+
+    Of an expanded batch every sample may have several rows, as many as any other.
 
     Args:
         name: The layer's.
-        shape: (C * B, *) of its current at one step.
+        shape: (N, *) of its current at one step.
         replicas: C.
-        before: The rows of the layers before; None for the first.
+        before: The rows of the first layer; None if this is it.
         expanded: The numbers of rows that the learner has expanded something to.
 
     Raises:
         RecordingError: They are not.
     """
-    rows = shape[0] if shape else 0
+    rows, made = shape[0] if shape else 0, sorted(n for n in expanded if n)
+    where = _where_else(shape, made)
     if not shape or rows % replicas:
         raise RecordingError(
             f"{name} got a current of shape {tuple(shape)}; its first dimension must be "
-            f"replicas * batch, a multiple of {replicas}. Did the input go through "
-            "learner.expand()? (time-first input: expand(..., dim=1))"
-        )
-    if before is not None and rows != before:
-        raise RecordingError(
-            f"{name} got {rows} rows, the noisy layers before it {before}; "
-            "every noisy layer must see the same replicas * batch rows."
-        )
-    if before is None and rows and all(rows % made for made in expanded if made):
-        made = ", ".join(str(n) for n in sorted(expanded) if n)
-        if made:
-            raise RecordingError(
-                f"{name} got a current of shape {tuple(shape)}, {rows} rows, but "
-                f"learner.expand() made {made}. Put the network's input through it as well, "
-                "along its batch dimension (time-first input: expand(..., dim=1))."
+            f"replicas * batch, a multiple of {replicas}. "
+            + (
+                where
+                or "Did the input go through learner.expand()? (time-first input: expand(..., "
+                f"dim=1)) {_how_many(rows, made)}"
             )
-    return rows
+        )
+    multiple = any(rows % size == 0 for size in made)
+    if before is not None and rows != before:
+        fits = multiple or any(size % rows == 0 for size in made if rows)
+        if not fits:
+            raise RecordingError(
+                f"{name} got {rows} rows, the noisy layers before it {before}; "
+                "every noisy layer must see the same replicas * batch rows. "
+                f"{where or _how_many(rows, made)}"
+            )
+    if before is None and rows and made and not multiple:
+        listed = ", ".join(map(str, made))
+        raise RecordingError(
+            f"{name} got a current of shape {tuple(shape)}, {rows} rows, but "
+            f"learner.expand() made {listed}. "
+            + (
+                where
+                or "Put the network's input through it as well, along its batch dimension "
+                f"(time-first input: expand(..., dim=1)). {_how_many(rows, made)}"
+            )
+        )
+    return rows if before is None else before
+
+
+def check_replicas(
+    name: str, currents: Sequence[Tensor], replicas: int, expanded: Collection[int]
+) -> None:
+    """Before any noise, the replicas of a sample are equal along dimension 0.
+
+    Where they are along another dimension and not along that one, that one is not the batch. Where
+    they are along none, the input's code is random, and nothing can be said.
+
+    Args:
+        name: The first layer's.
+        currents: (N, *) of some of its steps.
+        replicas: C.
+        expanded: The numbers of rows that the learner has expanded something to.
+
+    Raises:
+        RecordingError: They are equal along another dimension.
+    """
+    shape, made = currents[0].shape, [n for n in expanded if n]
+    if replicas < 2 or not made or any(x.shape != shape for x in currents):
+        return
+
+    def fits(dim: int) -> bool:
+        rows = shape[dim]
+        ways = [outer for outer in range(1, rows + 1) if rows % (outer * replicas) == 0]
+        moved = [x.movedim(dim, 0) for x in currents]
+        return any(all(repeats(x, outer, replicas) for x in moved) for outer in ways)
+
+    others = [d for d in range(1, len(shape)) if any(shape[d] and shape[d] % n == 0 for n in made)]
+    if others and not fits(0):
+        found = next((dim for dim in others if fits(dim)), None)
+        if found is not None:
+            raise RecordingError(misplaced({name: found}, {name: shape}))
+
+
+def misplaced(dimensions: Mapping[str, int], shapes: Mapping[str, torch.Size]) -> str:
+    """The sentences for layers whose batch lies along another dimension.
+
+    Args:
+        dimensions: By name, which one.
+        shapes: By name, (N, *) of one step.
+    """
+    listed = ", ".join(f"{n}, of shape {tuple(shapes[n])} at each step" for n in dimensions)
+    dim = next(iter(dimensions.values()))
+    return f"The batch lies along dimension {dim}, not 0, in: {listed}. {_permute(dim)}"
+
+
+def _permute(dim: int) -> str:
+    return (
+        f"The batch has to be the first dimension of a step: x.transpose(0, {dim}) before the "
+        f"neuron and behind it, or x.transpose(1, {dim + 1}) of a sequence (T, *)."
+    )
+
+
+def _where_else(shape: torch.Size, made: Sequence[int]) -> str:
+    """What to do where another dimension has the size that was expanded."""
+    found = [dim for dim in range(1, len(shape)) if shape[dim] in made]
+    return f"Dimension {found[0]} has that many. {_permute(found[0])}" if found else ""
+
+
+def _how_many(rows: int, made: Sequence[int]) -> str:
+    """What to do where samples have several rows."""
+    if not made or rows <= made[0]:
+        return ""
+    return (
+        f"Samples of several rows, such as patches, need {made[0]} times a whole number in all: "
+        "fill up those of fewer rows, and leave the padding out of the loss."
+    )
 
 
 def warn_of_delayed_reset(name: str) -> None:

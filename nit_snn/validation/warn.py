@@ -14,6 +14,8 @@ from ..errors import (
     SilentLayerWarning,
     UnreachedParameterWarning,
 )
+from ..estimators.estimator import Estimator
+from ..estimators.residual import WienerResidual
 from ..neurons.base import NoisyNeuron
 from . import diagnosis, network
 
@@ -29,6 +31,48 @@ def of_coupling(coupled: Collection[str]) -> None:
             BiasWarning,
             stacklevel=7,
         )
+
+
+def of_coupled_losses(coupled: Collection[tuple[str | None, str]], estimator: Estimator) -> None:
+    """Losses that depend on the noise of other samples.
+
+    Args:
+        coupled: Between which layers, or a layer and the losses.
+        estimator: What charges each row with its own sample's loss.
+    """
+    pairs = [f"{layer} and {reader or 'the losses'}" for reader, layer in coupled]
+    ways = (
+        "A term of all samples goes in as learner.backward(losses, shared=term), with one number "
+        "for each replica: term = x.unflatten(0, (replicas, -1)).flatten(1).mean(1). If all of "
+        "the loss couples samples, as a contrastive loss or a graph does, give "
+        "learner.backward() one loss for each replica."
+    )
+    what = f"The loss of one sample depends on the noise of others, between {', '.join(pairs)}."
+    if isinstance(estimator.residual, WienerResidual):
+        warnings.warn(
+            f"{what} The derivative of the losses covers that, the likelihood ratio does not, so "
+            f"residual='auto' leaves the likelihood ratio out. To have both: {ways}",
+            MisuseWarning,
+            stacklevel=6,
+        )
+        return
+    warnings.warn(
+        f"{what} The likelihood ratio charges each row with the loss of its own sample, and "
+        f"leaves that out: the estimate is biased. {ways}",
+        BiasWarning,
+        stacklevel=6,
+    )
+
+
+def of_merged_rows(names: Collection[str]) -> None:
+    """Layers of which nobody can say which rows of a replica belong to which sample."""
+    warnings.warn(
+        f"Nothing shows which rows of {', '.join(names)} belong to which sample, as the losses "
+        "have no derivative. All rows of a replica are charged with its mean loss: that is "
+        "unbiased, with more variance.",
+        MisuseWarning,
+        stacklevel=6,
+    )
 
 
 def of_unreached(net: nn.Module, known: Collection[str]) -> None:

@@ -12,6 +12,7 @@ from nit_snn.dynamics.firing import Firing
 from nit_snn.estimators.baselines import Sharing, mean_of_others
 from nit_snn.estimators.control_coefficients import coefficients, explained
 from nit_snn.estimators.credit import Known
+from nit_snn.recording.orders import Order
 
 SHARINGS = {
     "independent": (lambda c: {c}, Sharing()),
@@ -74,7 +75,9 @@ def test_coefficients_of_a_layer(name: str, conditioned: bool) -> None:
     known = Known(of_rows(g))
     if conditioned:
         known = Known(of_rows(g), of_rows(w), of_rows(wandering))
-    factors, found = coefficients(SimpleNamespace(firing=told), known, REPLICAS, sharing)
+    factors, found = coefficients(
+        SimpleNamespace(firing=told), known, Order(REPLICAS, BATCH), sharing
+    )
     wanted, of_losses = defined(g, firing.spike - torch.special.ndtr(-level), groups)
     if conditioned:
         of_losses = of_losses + defined(w, wandering, groups)[1]

@@ -159,7 +159,8 @@ def test_a_loss_that_is_not_finite_writes_nothing(bad: float) -> None:
         ((), "reduction='none'"),
         ((5,), "reduction='none'"),
         ((2, 5), "reduction='none'"),
-        ((10, 1), r"flatten\(1\)\.mean\(1\)"),
+        ((10, 3), r"losses\.mean\(1\)"),
+        ((10, 3, 2), r"flatten\(1\)\.mean\(1\)"),
     ],
 )
 def test_losses_of_the_wrong_shape(shape: tuple[int, ...], remedy: str) -> None:
