@@ -45,7 +45,8 @@ def of_coupled_losses(coupled: Collection[tuple[str | None, str]], estimator: Es
         "A term of all samples goes in as learner.backward(losses, shared=term), with one number "
         "for each replica: term = x.unflatten(0, (replicas, -1)).flatten(1).mean(1). If all of "
         "the loss couples samples, as a contrastive loss or a graph does, give "
-        "learner.backward() one loss for each replica."
+        "learner.backward() one loss for each replica; if a sample has several rows, one for each "
+        "sample."
     )
     what = f"The loss of one sample depends on the noise of others, between {', '.join(pairs)}."
     if isinstance(estimator.residual, WienerResidual):
