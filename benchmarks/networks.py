@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks_users_bring import TASKS, Task
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -30,6 +29,7 @@ from nit_snn.datasets import load
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import training
+from networks_users_bring import TASKS, Task
 
 METHODS: dict[str, dict[str, Any] | None] = {
     "STBP": None,

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import architectures
 import snntorch as snn
 import torch
 import torch.nn.functional as F
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
+
+from nit_snn.datasets import load
 
 
 class Deep(nn.Module):
@@ -138,6 +141,21 @@ class Rows(nn.Module):
         return total
 
 
+def of_the_examples(name: str) -> nn.Module:
+    """A network of examples/architectures.py, its currents balanced on 1,000 images as there."""
+    experiment = architectures.EXPERIMENTS[name]
+    net = experiment.build(architectures.parse_arguments([name]))
+    architectures.balance(net, load("mnist", "")[0][:1000, None] / 255, *experiment.spread)
+    return net
+
+
+def spiking_outputs() -> nn.Module:
+    """784-50-10 with spiking outputs, T = 8, beta 0.5, balanced likewise."""
+    net = architectures.Layers(*architectures.dense(784, 50, 10), steps=8)
+    architectures.balance(net, load("mnist", "")[0][:1000, None] / 255, 1.0, 0.5)
+    return net
+
+
 def cross_entropy(out: Tensor, labels: Tensor) -> Tensor:
     """Of a readout, or of spike counts; (N,)."""
     return F.cross_entropy(out, labels, reduction="none")
@@ -180,5 +198,9 @@ TASKS = {
     "SpikingJelly's CSNN": Task(JellyConv, "fashion-mnist", 4000, 1, 64, squared_error),
     "SpikingJelly's lif_fc_mnist": Task(JellyLinear, "mnist", 6000, 1, 64, squared_error),
     "rows": Task(Rows, "fashion-mnist", 6000, 2, 128),
+    "conv": Task(lambda: of_the_examples("conv"), "mnist", 4000, 1, 64),
+    "128 recurrent": Task(lambda: of_the_examples("recurrent"), "mnist", 6000, 2, 128),
+    "polystep": Task(lambda: of_the_examples("polystep"), "mnist", 6000, 2, 128),
+    "spiking 784-50-10": Task(spiking_outputs, "mnist", 6000, 2, 128),
     "rows, recurrent": Task(lambda: Rows(recurrent=True), "fashion-mnist", 6000, 2, 128),
 }

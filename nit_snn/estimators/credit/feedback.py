@@ -168,14 +168,12 @@ def _is_readout(entry: tuple[Any, Any]) -> bool:
     name, held = entry
     if type(name) is not str or not isinstance(held, dict):
         return False
-    weight, mean, size = values = [held.get(entry) for entry in _ENTRIES]
-    return (
-        all(isinstance(x, Tensor) and x.is_floating_point() for x in values)
-        and weight.dim() == 2
-        and mean.shape == weight.shape[1:]
-        and size.shape == ()
-        and all(bool(x.isfinite().all()) for x in values)
-    )
+    values = [held.get(entry) for entry in _ENTRIES]
+    if not all(isinstance(x, Tensor) and x.is_floating_point() for x in values):
+        return False
+    weight, mean, size = (torch.as_tensor(x) for x in values)
+    shapes = weight.dim() == 2 and mean.shape == weight.shape[1:] and size.shape == ()
+    return shapes and all(bool(x.isfinite().all()) for x in (weight, mean, size))
 
 
 def features_of(timeline: Timeline) -> Tensor:
