@@ -316,6 +316,6 @@ def is_spiking(kind: type[nn.Module]) -> bool:
     """
     packages = tuple(f"spikingjelly.activation_based.{n}" for n in ("neuron", "rnn", "surrogate"))
     return any(
-        base.__module__.startswith(packages) and not base.__name__.startswith("NonSpiking")
+        base.__module__.startswith(packages) and "NonSpiking" not in base.__name__
         for base in kind.__mro__
     )

@@ -13,6 +13,7 @@ from ..dynamics.needs import Needs
 from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
 from ..noise.source import NoiseSource
+from ..validation.foreign_functions import outputs_by_module
 from ..validation.network import Watch, coupled_batch_norms
 from ..validation.rows import RowWatch
 from ..validation.warn_once import WarnOnce
@@ -53,6 +54,7 @@ class Session:
     _expanded: set[int] = field(default_factory=set)
     _expansions_used: bool = False
     _stale: StaleState = field(default_factory=StaleState)
+    _looked_at: list[nn.Module] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +86,7 @@ class Session:
             probe=self.rows.probe(needs, index, replicas),
         )
         recorder.trace.census = self.warn.census()
+        looks = self.watch.modules is not self._looked_at
         self.running = True
         try:
             with (
@@ -92,6 +95,7 @@ class Session:
                 recorder.running(self.taps),
                 nullcontext() if recorder.trace.probe is None else recorder.trace.probe.reading(),
                 _outputs_of(self.net, recorder.trace) if needs.outputs else nullcontext(),
+                outputs_by_module(self.net) if looks else nullcontext({}) as made,
             ):
                 yield
         except BaseException:
@@ -103,6 +107,9 @@ class Session:
         recorder.trace.coupled = coupled
         recorder.trace.expanded = frozenset(self._expanded)
         self.recorder = recorder
+        if looks:
+            self._looked_at = self.watch.modules
+            self.warn.of_foreign(recorder.trace, made)
         self.warn.after_pass(recorder.trace, self._expanded)
 
     def expand(self, tensors: Sequence[Tensor], dim: int, replicas: int) -> tuple[Tensor, ...]:

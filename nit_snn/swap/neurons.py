@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -11,11 +12,16 @@ from ..errors import SwapError
 from ..neurons.ann import NoisyActivation
 from ..neurons.base import NoisyNeuron, check_module, checked_sigma, noisy_neurons
 from ..neurons.registry import noisy_classes, plain_classes
-from .activations import ELEMENTWISE, activations, unwrap, wrap, wrapped
+from . import activations as around
+from .activations import ELEMENTWISE, unwrap, wrap, wrapped
+from .keeping import Keep, chosen, is_kept, mark_kept, never_fires
 
 
 def swap_neurons(
-    net: nn.Module, sigma: float | Tensor | Mapping[str, float | Tensor] | None = None
+    net: nn.Module,
+    sigma: float | Tensor | Mapping[str, float | Tensor] | None = None,
+    keep: Keep = (),
+    activations: bool | None = None,
 ) -> nn.Module:
     """Makes every spiking neuron of `net` a noisy one, in place, or else every activation.
 
@@ -23,11 +29,18 @@ def swap_neurons(
     device, dtype, training mode and every reference to it stay as they are, also where one
     neuron is shared by several places, or where `net` itself is the neuron.
 
+    Neurons behind the last noisy one can be left alone, and are then trained by autograd, as an
+    integrator whose membrane is read for a regression. `keep` names them. A module made from a
+    neuron that never fires is left alone as it is; see `nit_snn.swap.keeping`.
+
     In a network without any spiking neuron, a `NoisyActivation` is put around each elementwise
     activation of torch.nn, in the module that holds it; an activation that stands in several places
     gets noise, and a noise level, of its own in each. The `state_dict` keys stay as
     they are. Functions (`F.relu`) are no modules and are left alone, and so are all activations of
-    a network that spikes: they are part of what lies between two noisy layers.
+    a network that spikes: they are part of what lies between two noisy layers. Which activations
+    got noise is printed, unless `activations=True` asks for it.
+
+    In a network that is noisy already, a swap with a `sigma` sets the noise level anew.
 
     Args:
         net: A network with neurons of snnTorch or SpikingJelly (those listed in
@@ -38,6 +51,11 @@ def swap_neurons(
             current without its batch, or one of these for each neuron by its qualified name. By
             default a quarter of the way from each neuron's rest to its threshold, and 1 for an
             activation.
+        keep: Neurons to leave without noise, by qualified name (also of a module that holds them),
+            by class, or themselves. In front of a noisy neuron their surrogate gradient would enter
+            the estimate; the learner warns of it.
+        activations: True for a network without spiking neurons, whose activations get noise; False
+            to refuse such a network; None prints what was done.
 
     Returns:
         `net` itself.
@@ -46,7 +64,8 @@ def swap_neurons(
         SwapError: There is no neuron or activation to swap, or a neuron that fires and has no
             noisy counterpart (left in the network it would bring its surrogate gradient back), or
             `net` is itself an activation, which nothing holds, or sigma is
-            negative, not finite, or names other neurons. The network is then unchanged.
+            negative, not finite, or names other neurons, or `keep` names none. The network is then
+            unchanged.
 
     Example:
         >>> import torch, snntorch
@@ -54,7 +73,8 @@ def swap_neurons(
         >>> net = torch.nn.Sequential(torch.nn.Linear(3, 2), snntorch.Leaky(beta=0.9))
         >>> type(swap_neurons(net, sigma=0.5)[1]).__name__
         'NoisyLeaky'
-        >>> swap_neurons(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh()))[1]
+        >>> ann = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh())
+        >>> swap_neurons(ann, activations=True)[1]
         NoisyActivation(
           sigma=1
           (activation): Tanh()
@@ -62,27 +82,74 @@ def swap_neurons(
     """
     noisy = noisy_classes()
     found = spiking_modules(net)
-    swappable = {name: m for name, m in found.items() if type(m) in noisy}
-    foreign = {
-        name: m
-        for name, m in found.items()
-        if type(m) not in noisy and not isinstance(m, NoisyNeuron)
-    }
-    like = next((p for p in net.parameters() if p.is_floating_point()), None)
-    if not found:
-        places = activations(net)
-        if not places:
-            raise SwapError(_explain_activations(net))
-        wrap(places, _levels(sigma, list(places)), like)
-        return net
-    if foreign or not swappable:
+    left = chosen(net, keep, found)
+    already = [name for name, module in left.items() if isinstance(module, NoisyNeuron)]
+    if already:
+        raise SwapError(
+            f"keep names {', '.join(already)}, with noise already. Call restore_neurons(net) first."
+        )
+    left |= {name: m for name, m in found.items() if is_kept(m)}
+    fires = {n: m for n, m in found.items() if n not in left and not isinstance(m, NoisyNeuron)}
+    if fires and activations:
+        raise SwapError(f"activations=True, but the network has neurons: {_listed(fires)}.")
+    foreign = {name: m for name, m in fires.items() if type(m) not in noisy}
+    if foreign:
         raise SwapError(_explain(found, foreign, [plain.__name__ for plain in noisy]))
-    levels = _levels(sigma, list(swappable))
-    for name, module in swappable.items():
-        module.__class__ = noisy[type(module)]
-        assert isinstance(module, NoisyNeuron)
-        module._init_noise(levels[name], like)
+    like = next((p for p in net.parameters() if p.is_floating_point()), None)
+    levelled = {n or "(root)": m for n, m in noisy_neurons(net).items()}
+    if not fires and levelled and sigma is not None:
+        _set_levels(levelled, _levels(sigma, list(levelled), some=True))
+    elif not found:
+        _around_activations(net, sigma, activations, like)
+    elif not fires:
+        raise SwapError(_explain(found, {}, []))
+    else:
+        levels = _levels(sigma, list(fires))
+        for name, module in fires.items():
+            module.__class__ = noisy[type(module)]
+            assert isinstance(module, NoisyNeuron)
+            module._init_noise(levels[name], like)
+    mark_kept(left.values(), True)
     return net
+
+
+def _around_activations(
+    net: nn.Module,
+    sigma: float | Tensor | Mapping[str, float | Tensor] | None,
+    asked: bool | None,
+    like: Tensor | None,
+) -> None:
+    places = around.activations(net)
+    if not places or asked is False:
+        raise SwapError(_explain_activations(net))
+    wrap(places, _levels(sigma, list(places)), like)
+    if asked is None:
+        listed = _listed({name: _inner(place.module) for name, place in places.items()})
+        print(
+            "nit_snn: no spiking neuron of snnTorch or SpikingJelly was found, so these "
+            f"activations got noise: {listed}. activations=True says that this is meant.",
+            file=sys.stderr,
+        )
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    assert isinstance(module, NoisyActivation)
+    return module.activation
+
+
+def _set_levels(neurons: Mapping[str, NoisyNeuron], levels: dict[str, Tensor | None]) -> None:
+    """Gives noisy neurons another noise level; a learnable one stays the same parameter."""
+    busy = [name for name, neuron in neurons.items() if neuron._recorder is not None]
+    if busy:
+        raise SwapError(f"A pass is being recorded in {', '.join(busy)}. Swap before it, or after.")
+    for name, level in levels.items():
+        neuron = neurons[name]
+        assert level is not None
+        value = level.to(neuron.sigma.device, neuron.sigma.dtype)
+        if isinstance(neuron.sigma, nn.Parameter):
+            neuron.sigma.data = value.expand(neuron.sigma.shape).clone()
+        else:
+            neuron.sigma = value
 
 
 def restore_neurons(net: nn.Module) -> nn.Module:
@@ -123,6 +190,7 @@ def restore_neurons(net: nn.Module) -> nn.Module:
             "nit_snn.neurons.register_neuron says what a noisy neuron of your own stands for."
         )
     unwrap(wrapped(net))
+    mark_kept(net.modules(), False)
     for neuron in spiking.values():
         del neuron.sigma
         neuron.__dict__.pop("noise", None)
@@ -133,32 +201,36 @@ def restore_neurons(net: nn.Module) -> nn.Module:
 def spiking_modules(net: nn.Module) -> dict[str, nn.Module]:
     """All neurons of `net` that fire, noisy or not, of any imported framework, by name."""
     check_module(net)
-    families = loaded_neuron_families()
+    families, known = loaded_neuron_families(), noisy_classes()
     found: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()
     for name, module in net.named_modules():
         fires = any(family.is_spiking(type(module)) for family in families)
         if name.startswith(inside) or not fires:
             continue  # a neuron's own surrogate function is no neuron
-        found[name or "(root)"] = module
         inside += (f"{name}." if name else "",)
+        if type(module) in known or isinstance(module, NoisyNeuron) or not never_fires(module):
+            found[name or "(root)"] = module
     return found
 
 
 def _levels(
-    sigma: float | Tensor | Mapping[str, float | Tensor] | None, names: list[str]
+    sigma: float | Tensor | Mapping[str, float | Tensor] | None,
+    names: list[str],
+    some: bool = False,
 ) -> dict[str, Tensor | None]:
+    """The noise level of each neuron, or of `some`, by name."""
     if sigma is None:
         return dict.fromkeys(names)
     if not isinstance(sigma, Mapping):
         level = checked_sigma(sigma)
         return dict.fromkeys(names, level)
-    if set(sigma) != set(names):
+    if (set(sigma) - set(names)) if some else (set(sigma) != set(names)):
         raise SwapError(
             f"sigma names {', '.join(sorted(sigma)) or 'nothing'}; "
             f"the neurons to swap are {', '.join(sorted(names))}."
         )
-    return {name: checked_sigma(sigma[name]) for name in names}
+    return {name: checked_sigma(sigma[name]) for name in names if name in sigma}
 
 
 def _explain(
@@ -168,7 +240,8 @@ def _explain(
         return (
             f"No noisy counterpart for: {_listed(foreign)}. Supported: {', '.join(supported)}, and "
             "what nit_snn.neurons.register_neuron adds. Nothing was "
-            "changed: a noise-free spiking neuron would bring its surrogate gradient back."
+            "changed: a noise-free spiking neuron would bring its surrogate gradient back. "
+            "Behind the last noisy neuron it may: swap_neurons(net, keep=[...])."
         )
     return f"Nothing to do. Spiking neurons found: {_listed(found)}."
 

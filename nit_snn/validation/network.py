@@ -13,6 +13,7 @@ from ..errors import AttachError
 from ..estimators.estimator import Estimator
 from ..neurons.base import NoisyNeuron
 from ..recording.attachment import check_free
+from ..swap.keeping import is_kept
 from ..swap.neurons import spiking_modules
 from ..training.distributed import check_wrapper
 from .capture import being_captured
@@ -27,13 +28,14 @@ def check_neurons(net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> None:
     strange = [
         f"{name} ({type(module).__name__})"
         for name, module in spiking_modules(net).items()
-        if module not in known
+        if module not in known and not is_kept(module)
     ]
     if strange:
         raise AttachError(
             "These spiking neurons are not noisy, or came after the learner, so their "
             f"surrogate gradients would enter the estimate: {', '.join(strange)}. "
-            "Swap them with nit_snn.swap_neurons(net), and attach the learner then."
+            "Swap them with nit_snn.swap_neurons(net), or name those behind the last noisy neuron "
+            "in its keep=, and attach the learner then."
         )
 
 
@@ -77,6 +79,11 @@ class Watch:
         self._levels: list[tuple[int, int]] = []
         self.binary: set[NoisyNeuron] = set()
         self._look(estimator)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """All modules of the network; the same list as long as they are the same."""
+        return self._modules
 
     def check(self, net: nn.Module, estimator: Estimator) -> None:
         """Raises AttachError, if it is not."""

@@ -76,6 +76,21 @@ def of_merged_rows(names: Collection[str]) -> None:
     )
 
 
+def of_foreign(found: Mapping[str, str]) -> None:
+    """Derivatives of the user's own in front of noisy layers."""
+    if found:
+        listed = ", ".join(f"{what} in front of {layer}" for what, layer in found.items())
+        warnings.warn(
+            f"A torch.autograd.Function lies in front of a noisy layer: {listed}. If its backward "
+            "is a surrogate's, what lies before it learns by this surrogate, and not from the "
+            "noise. Make that neuron noisy (nit_snn.neurons.register_neuron, or NoisyActivation "
+            "around the step), or move it behind the last noisy layer. If the derivative is exact, "
+            "ignore this BiasWarning.",
+            BiasWarning,
+            stacklevel=7,
+        )
+
+
 def of_unreached(net: nn.Module, known: Collection[str]) -> None:
     """Parameters that got no gradient from an estimate, but for those that are `known`."""
     missing = [name for name in network.unreached_parameters(net) if name not in known]

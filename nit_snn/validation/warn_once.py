@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from ..estimators.estimator import Estimate
 from ..neurons.base import NoisyNeuron
 from ..recording.census import Census
 from ..recording.trace import PassTrace
-from . import warn
+from . import foreign_functions, warn
 from .silence import Silence
 
 
@@ -27,6 +28,7 @@ class WarnOnce:
         self._unreached = warn.of_unreachable(neurons)
         warn.of_quantised(net)
         self._parameters = list(net.parameters())
+        self._foreign: set[str] = set()
         self._learned = self._carried = self._alone = False
         self._silence = Silence()
 
@@ -60,6 +62,18 @@ class WarnOnce:
         if not expansions and trace.rows and trace.replicas > 1 and not self._alone:
             self._alone = True
             warn.of_no_expansion(trace.replicas, trace.rows)
+
+    def of_foreign(self, trace: PassTrace, made: Mapping[Any, str]) -> None:
+        """Derivatives of the user's own in front of noisy layers.
+
+        Args:
+            trace: The pass.
+            made: See `nit_snn.validation.foreign_functions.outputs_by_module`.
+        """
+        found = foreign_functions.before_noisy_layers(trace.layers.values(), made)
+        new = {what: layer for what, layer in found.items() if what not in self._foreign}
+        self._foreign |= set(new)
+        warn.of_foreign(new)
 
     def after_learning(
         self, net: nn.Module, trace: PassTrace, found: Estimate, losses: Tensor
