@@ -95,6 +95,9 @@ class NoisyActivation(NoisyNeuron):
     def reset_state(self) -> None:
         """Nothing is carried from one call to the next."""
 
+    def reset_rows(self, rows: Tensor) -> None:
+        """Nothing is carried from one call to the next."""
+
     def detach_state(self) -> None:
         """Nothing is carried from one call to the next."""
 

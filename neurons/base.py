@@ -39,6 +39,10 @@ class Recorder(Protocol):
         """Sees the membrane that a call leaves behind, where it is not the step's own."""
         ...
 
+    def partly_reset(self, neuron: Any, old: Tensor, new: Tensor, kept: Tensor) -> None:
+        """Sees that a membrane which a neuron left is another where `kept` is 0, and not 1."""
+        ...
+
     def fired(self, neuron: NoisyNeuron, membrane: Tensor) -> Tensor | None:
         """Where a membrane that the neuron left in this pass fired, if that is known."""
         ...
@@ -195,6 +199,26 @@ class NoisyNeuron(nn.Module):
         """Sets the membrane to its initial state, as if no input had been seen."""
         raise NotImplementedError
 
+    def reset_rows(self, rows: Tensor) -> None:
+        """Sets some rows of what the neuron keeps to their initial state, also within a pass.
+
+        Of a membrane that is handed in by hand, `mem * (1 - done)` does the same.
+
+        Args:
+            rows: (N,), true where a row starts anew.
+        """
+        raise NotImplementedError
+
+    def _shared_rows(self, membrane: Tensor, rows: Tensor, rest: float) -> Tensor:
+        """The membrane with some rows at rest; a recording follows the others on."""
+        with torch.no_grad():
+            reset = rows_of(rows, membrane)
+            found = membrane.detach().masked_fill(reset, rest)
+            if self._recorder is not None:
+                kept = (~reset).to(membrane.dtype)
+                self._recorder.partly_reset(self, membrane, found, kept)
+        return found
+
     def detach_state(self) -> None:
         """Cuts the membrane off from the graph that made it."""
         raise NotImplementedError
@@ -232,6 +256,20 @@ class NoisyNeuron(nn.Module):
         check_grad_mode()
         with torch.no_grad():
             yield
+
+
+def rows_of(rows: Tensor, like: Tensor) -> Tensor:
+    """(N,), true in some rows, so that it broadcasts to (N, *).
+
+    Raises:
+        RecordingError: There are other rows.
+    """
+    if rows.dim() != 1 or not like.dim() or len(rows) != len(like):
+        raise RecordingError(
+            f"reset_rows takes one truth value for each row, got {tuple(rows.shape)} for states of "
+            f"shape {tuple(like.shape)}. Put it through learner.expand(), as the input."
+        )
+    return rows.to(like.device, torch.bool).view(-1, *(1,) * (like.dim() - 1))
 
 
 def check_grad_mode() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..dynamics.lif import Current, Dynamics, Lif, MembraneRule, MembraneUpdate, number
-from .base import NoisyNeuron, check_grad_mode
+from .base import NoisyNeuron, check_grad_mode, rows_of
 from .guard import GuardedMembrane, guarded, unguarded
 
 
@@ -176,6 +176,18 @@ class NoisySnnTorch(NoisyNeuron):
         for name in self._states:
             # Empty, as snnTorch makes them: the first current gives them their shape.
             setattr(self, name, unguarded(getattr(self, name)).detach().new_zeros(0))
+
+    def reset_rows(self, rows: Tensor) -> None:
+        for name in self._states:
+            held = unguarded(getattr(self, name), self)
+            if not held.numel():
+                continue  # nothing has run yet
+            if name != "mem":
+                setattr(self, name, held.masked_fill(rows_of(rows, held), 0.0))
+                continue
+            recorder, found = self._recorder, self._shared_rows(held, rows, 0.0)
+            shielded = recorder is not None and recorder.guards
+            self.mem = guarded(found, recorder, self) if recorder and shielded else found
 
     def detach_state(self) -> None:
         for name in self._states:

@@ -27,7 +27,7 @@ from ..dynamics.lif import (
 from ..gradients.synapses import register_synapse
 from ..gradients.synapses.conv import conv_gradient
 from ..gradients.synapses.linear import linear_gradient
-from .base import NoisyNeuron
+from .base import NoisyNeuron, rows_of
 from .guard import guarded, unguarded
 
 require("spikingjelly", extra="spikingjelly")
@@ -54,6 +54,7 @@ class _NoisyNode(NoisyNeuron):
     surrogate_function: Callable[[Tensor], Tensor]
     materialize_states: Callable[..., tuple[Any, ...]]
     _memories: dict[str, Any]
+    _memories_rv: dict[str, Any]
     reset: Callable[[], None]
 
     def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
@@ -129,6 +130,16 @@ class _NoisyNode(NoisyNeuron):
 
     def reset_state(self) -> None:
         self.reset()
+
+    def reset_rows(self, rows: Tensor) -> None:
+        for name, value in list(self._memories.items()):
+            if isinstance(value, Tensor):
+                held = unguarded(value, self)
+                rest = float(self._memories_rv[name] or 0.0)
+                if name == "v":
+                    setattr(self, name, self._shielded(self._shared_rows(held, rows, rest)))
+                else:
+                    setattr(self, name, held.masked_fill(rows_of(rows, held), rest))
 
     def detach_state(self) -> None:
         for name, value in list(self._memories.items()):

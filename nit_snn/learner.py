@@ -21,6 +21,7 @@ from .recording.memory_budget import budget_of
 from .recording.session import Session
 from .recording.synapse_taps import make_taps
 from .recording.trace import PassTrace
+from .swap.states import reset_states
 from .training import projection
 from .training.distributed import Ranks
 from .training.learner_state import LearnerState
@@ -275,13 +276,14 @@ class NITLearner(LearnerState):
         return mean
 
     def reset(self) -> None:
-        """Drops what was recorded and sets every noisy neuron's membrane to its initial state.
+        """Drops what was recorded and sets all that the network remembers to its initial state.
 
-        Unlike the frameworks' own functions it walks the whole network, and only this one.
+        Noisy neurons and plain ones, and whatever else remembers in SpikingJelly's way, a dropout
+        its mask. Unlike the frameworks' own functions it walks the whole network, and only this
+        one; `notes` names what has a `reset` of another kind.
         """
         self._session.drop()
-        for neuron in self._neurons.values():
-            neuron.reset_state()
+        reset_states(self.net)
 
     def close(self) -> None:
         """Detaches the learner; the network stays as it is, and can get another one.

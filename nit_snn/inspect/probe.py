@@ -57,6 +57,9 @@ class _Probe:
     def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
         """See `nit_snn.neurons.base.Recorder`."""
 
+    def partly_reset(self, neuron: NoisyNeuron, old: Tensor, new: Tensor, kept: Tensor) -> None:
+        """See `nit_snn.neurons.base.Recorder`."""
+
     def fired(self, neuron: NoisyNeuron, membrane: Tensor) -> None:
         """See `nit_snn.neurons.base.Recorder`."""
 

@@ -25,6 +25,7 @@ from ..noise.streams import Noise
 from ..validation.passes import check_current, check_noisy, check_rows, warn_of_delayed_reset
 from .memory_budget import MemoryBudget
 from .packed_spikes import BinarySpikes
+from .partial_reset import after_reset, partly_reset
 from .provenance import Seen, mark
 from .row_probe import RowProbe
 from .segment import Input, Segment
@@ -119,7 +120,7 @@ class Recorder:
     def step(self, neuron: NoisyNeuron, update: MembraneUpdate) -> Moved:
         """One step of a neuron, or several at once; see `nit_snn.neurons.base.Recorder`."""
         layer, rule = self.trace.layers[neuron], update.rule
-        state, left = update.state, layer.found(update.state)
+        state, left = update.state, layer.found(update.state) or partly_reset(layer, update.state)
         if not layer.calls:
             self._begin(layer, state, left)
         if left is not None and state is not None and state.requires_grad:
@@ -154,6 +155,7 @@ class Recorder:
             inputs=inputs,
             drift=drift,
             origin=None if left is None else left.segment,
+            kept=None if left is None else left.kept,
         )
         layer.calls += steps
         if closed or not update.several:
@@ -293,7 +295,7 @@ class Recorder:
             if segment.drift is not None:
                 graphs.append(segment.drift)
                 gains.append(1.0)
-        segment.node = NodeState(ledger, segment.several, tuple(gains))
+        segment.node = NodeState(ledger, segment.several, tuple(gains), segment.kept)
         handle = None
         if ledger.reach == "time" and segment.origin is not None and segment.rule.carries:
             handle = self._handles.get(segment.origin)
@@ -311,6 +313,13 @@ class Recorder:
         """The framework's neuron has left another membrane than the last step did."""
         left = self.trace.layers[neuron].left
         left.append(Left(Seen(state), left[-1].segment, None))
+
+    def partly_reset(self, neuron: NoisyNeuron, old: Tensor, new: Tensor, kept: Tensor) -> None:
+        """Some of the membrane that a neuron left was reset."""
+        layer = self.trace.layers.get(neuron)
+        left = None if layer is None else layer.found(old)
+        if layer is not None and left is not None:
+            layer.left.append(after_reset(left, new, kept))
 
     def fired(self, neuron: NoisyNeuron, membrane: Tensor) -> Tensor | None:
         """Where a membrane that `neuron` left in this pass fired, if that is known."""

@@ -43,6 +43,7 @@ class Segment(Steps):
         drift: The drift with its local graph, where parameters enter it on other ways.
         membrane: u before it fires; None where nobody asks for it.
         origin: The segment that left the membrane which this one starts from; None if none did.
+        kept: 1 where that membrane was not reset since, else 0, broadcasting to (N, *); None for 1.
         node: What stands for its spikes in the graph of whatever reads them.
     """
 
@@ -50,6 +51,7 @@ class Segment(Steps):
     drift: Tensor | None = None
     membrane: Seen | None = None
     origin: Segment | None = None
+    kept: Tensor | None = None
     node: NodeState | None = None
 
     @property

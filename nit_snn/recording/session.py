@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,9 @@ class Session:
         )
         recorder.trace.census = self.warn.census()
         looks = self.watch.modules is not self._looked_at
+        listening: AbstractContextManager[dict[Any, str]] = (
+            outputs_by_module(self.net) if looks else nullcontext({})
+        )
         self.running = True
         try:
             with (
@@ -95,7 +99,7 @@ class Session:
                 recorder.running(self.taps),
                 nullcontext() if recorder.trace.probe is None else recorder.trace.probe.reading(),
                 _outputs_of(self.net, recorder.trace) if needs.outputs else nullcontext(),
-                outputs_by_module(self.net) if looks else nullcontext({}) as made,
+                listening as made,
             ):
                 yield
         except BaseException:

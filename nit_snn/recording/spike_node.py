@@ -66,6 +66,7 @@ class NodeState:
         ledger: That of the pass.
         several: Whether its tensors have a dimension of time.
         gains: Factors of the currents that the node leads to.
+        kept: 1 where the membrane that the first step starts from was not reset, else 0.
         density: phi(a) / sigma; set before collecting, as the next two.
         chain: E, where time is followed.
         read: Makes the derivative of the membrane that is handed out in its drift, (N, *); None if
@@ -79,6 +80,7 @@ class NodeState:
     ledger: Ledger
     several: bool
     gains: tuple[float | Tensor, ...] = ()
+    kept: Tensor | None = None
     density: Tensor | None = None
     chain: Tensor | None = None
     read: Callable[[], Tensor] | None = None
@@ -165,6 +167,7 @@ class SpikeNode(torch.autograd.Function):
             found = None
         if found is not None and ctx.needs_input_grad[4]:
             first = found[0] if state.several else found
+            first = first if state.kept is None else first * state.kept
         shares = []
         for gain in state.gains:
             whole = found is None or (isinstance(gain, float) and gain == 1.0)

@@ -115,11 +115,14 @@ class Timeline:
             return carried, sigma
         kept = (1 - firing.spike) * carry if rule.wiped else None
         # Without a reset to a constant the variance is the same in all rows.
-        variance = torch.zeros_like(carried if rule.wiped else carried[:, :1]) + sigma**2
+        apart = rule.wiped or any(kept is not None for kept in self.kept)
+        variance = torch.zeros_like(carried if apart else carried[:, :1]) + sigma**2
         each, spread = carried.unbind(0), variance.unbind(0)
         for step, before in enumerate(self.before):
             if before is not None:
                 factor = carry if kept is None else kept[before]
+                own = self.kept[step]
+                factor = factor if own is None else factor * own
                 each[step].add_(each[before] * factor)
                 spread[step].add_(spread[before] * factor**2)
         return carried, variance.sqrt_()
@@ -162,6 +165,14 @@ class Timeline:
             found.extend(range(len(found) - 1, len(found) - 1 + len(segment.calls) - 1))
         return found
 
+    @cached_property
+    def kept(self) -> list[Tensor | None]:
+        """For each step where the membrane that it starts from was not reset; None for all."""
+        found: list[Tensor | None] = []
+        for segment in self.segments:
+            found += [segment.kept, *[None] * (len(segment.calls) - 1)]
+        return found
+
     @property
     def linked(self) -> bool:
         """Whether any step starts from a membrane that another one left."""
@@ -176,16 +187,18 @@ class Timeline:
         """
         each, factors = values.unbind(0), chain.unbind(0)
         for step in range(self.steps - 1, -1, -1):
-            before = self.before[step]
+            before, kept = self.before[step], self.kept[step]
             if before is not None:
-                each[before].addcmul_(each[step], factors[before])
+                later = each[step] if kept is None else each[step] * kept
+                each[before].addcmul_(later, factors[before])
 
     def later(self, values: Tensor) -> Tensor:
         """Of each step the value of the one that starts from its membrane, or their sum."""
         found = torch.zeros_like(values)
         for step, before in enumerate(self.before):
             if before is not None:
-                found[before] += values[step]
+                kept = self.kept[step]
+                found[before] += values[step] if kept is None else values[step] * kept
         return found
 
     @cached_property

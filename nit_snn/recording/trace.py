@@ -34,11 +34,19 @@ _PLACES = 8
 
 @dataclass(eq=False, slots=True)
 class Left:
-    """A membrane that a segment left behind, and where that fired, if it is known."""
+    """A membrane that a segment left behind, and where that fired, if it is known.
+
+    Attributes:
+        state: The membrane.
+        segment: What left it.
+        fired: Where it fired, zeros and ones.
+        kept: 1 where it is as the segment left it, 0 where it was reset since; None for all of it.
+    """
 
     state: Seen
     segment: Segment
     fired: Tensor | None
+    kept: Tensor | None = None
 
     @property
     def spikes(self) -> Tensor | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import RecordingError
 from ..estimators.choose import Choice
 from ..recording.session import Session
+from ..swap.states import reset_rows
 from ..validation import diagnosis, options
 from ..validation.to_python_scalar import to_python_scalar
 from . import projection, saved_state
@@ -107,6 +108,20 @@ class LearnerState:
         in place: all are learned right as they are.
         """
         return diagnosis.notes(self.net, self._session.neurons)
+
+    def reset_rows(self, rows: Tensor) -> None:
+        """Sets some rows of what the network remembers to its initial state, also while it records.
+
+        For episodes that end at different steps. A membrane that your code hands from step to step
+        is out of reach: multiply it, `mem * (1 - done)`.
+
+        Args:
+            rows: (C * B,), true where a row starts anew: `learner.expand(done)`.
+
+        Raises:
+            RecordingError: There are other rows.
+        """
+        reset_rows(self.net, rows)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the network that ask for a gradient, for an optimizer."""

@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import AttachError
 from ..gradients.synapses import gradient_function
 from ..neurons.base import NoisyNeuron
+from ..swap.states import not_reset
 
 
 def raise_all(*checks: Callable[[], None]) -> None:
@@ -74,6 +75,8 @@ def notes(net: nn.Module, neurons: Mapping[str, NoisyNeuron]) -> list[str]:
             found.append(f"{name} ({kind}) has no gradient rule: it takes the general route.")
         if getattr(module, "inplace", False):
             found.append(f"{name} ({kind}) writes in place: its block takes the general route.")
+    for each in not_reset(net):
+        found.append(f"{each} has a reset() of its own, which learner.reset() does not call.")
     for names in places.values():
         if len(names) > 1:
             found.append(f"{', '.join(names)} are one parameter: their gradients add up.")

@@ -1,0 +1,73 @@
+"""A membrane of which some rows were set to a constant between two steps: `mem * (1 - done)`.
+
+Where it is kept, the next step starts from what the last one left, and its derivative is carried
+on; where it is not, the past is cut off.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .provenance import Seen
+from .trace import LayerTrace, Left
+
+_MOST_NODES = 32
+
+
+def partly_reset(layer: LayerTrace, state: Tensor | None) -> Left | None:
+    """What left a membrane that was partly reset since, if that is all that happened to it.
+
+    It is found by the graph between them, which must lead nowhere else, and by values that are the
+    same wherever the derivative is 1; elsewhere it has to be 0.
+
+    Args:
+        layer: The layer.
+        state: The membrane that a step starts from, (N, *).
+    """
+    if state is None or state.grad_fn is None or not layer.left:
+        return None
+    reached = _reached(state)
+    for left in reversed(layer.left):
+        held = left.state.unchanged
+        if held is None or held.shape != state.shape or held.grad_fn is None:
+            continue
+        if reached != {(held.grad_fn, held.output_nr)}:
+            continue
+        (kept,) = torch.autograd.grad(state, held, torch.ones_like(state), retain_graph=True)
+        binary = bool(((kept == 0) | (kept == 1)).all())
+        if binary and torch.equal(kept * held.detach(), kept * state.detach()):
+            return after_reset(left, state, kept)
+    return None
+
+
+def after_reset(left: Left, state: Tensor, kept: Tensor) -> Left:
+    """The same step's membrane, after rows of it were reset.
+
+    Args:
+        left: What left it.
+        state: What it is now, (N, *).
+        kept: 1 where it is as it was, else 0; broadcasts to (N, *).
+    """
+    both = kept if left.kept is None else kept * left.kept
+    return Left(Seen(state), left.segment, None, both)
+
+
+def _reached(state: Tensor) -> set[tuple[Any, int]] | None:
+    """Where the graph of a membrane ends: at spikes and membranes; None for anything else."""
+    nodes: list[tuple[Any, int]] = [(state.grad_fn, state.output_nr)]
+    ends, seen = set[tuple[Any, int]](), set[Any]()
+    while nodes:
+        node, output = nodes.pop()
+        if node is None:
+            continue
+        if node.name() == "_SpikesBackward":
+            ends.add((node, output))
+        elif node.name() == "torch::autograd::AccumulateGrad" or len(seen) > _MOST_NODES:
+            return None
+        elif node not in seen:
+            seen.add(node)
+            nodes += node.next_functions
+    return ends
