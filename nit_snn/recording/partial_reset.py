@@ -15,6 +15,8 @@ from .provenance import Seen
 from .trace import LayerTrace, Left
 
 _MOST_NODES = 32
+#: Which output of a segment's node is the membrane.
+MEMBRANE = 1
 
 
 def partly_reset(layer: LayerTrace, state: Tensor | None) -> Left | None:
@@ -29,17 +31,21 @@ def partly_reset(layer: LayerTrace, state: Tensor | None) -> Left | None:
     """
     if state is None or state.grad_fn is None or not layer.left:
         return None
-    reached = _reached(state)
+    ends = _ends(state)
+    if ends is None or len(ends) != 1:
+        return None
+    ((node, output),) = ends
     for left in reversed(layer.left):
         held = left.state.unchanged
-        if held is None or held.shape != state.shape or held.grad_fn is None:
+        if left.segment.node is not node.state or output != MEMBRANE or held is None:
             continue
-        if reached != {(held.grad_fn, held.output_nr)}:
-            continue
-        (kept,) = torch.autograd.grad(state, held, torch.ones_like(state), retain_graph=True)
+        edge = torch.autograd.graph.GradientEdge(node, output)
+        (kept,) = torch.autograd.grad(state, edge, torch.ones_like(state), retain_graph=True)
+        if kept is None or kept.shape != state.shape or held.shape != state.shape:
+            return None
         binary = bool(((kept == 0) | (kept == 1)).all())
-        if binary and torch.equal(kept * held.detach(), kept * state.detach()):
-            return after_reset(left, state, kept)
+        same = binary and torch.equal(kept * held, kept * state.detach())
+        return after_reset(left, state, kept) if same else None
     return None
 
 
@@ -55,7 +61,7 @@ def after_reset(left: Left, state: Tensor, kept: Tensor) -> Left:
     return Left(Seen(state), left.segment, None, both)
 
 
-def _reached(state: Tensor) -> set[tuple[Any, int]] | None:
+def _ends(state: Tensor) -> set[tuple[Any, int]] | None:
     """Where the graph of a membrane ends: at spikes and membranes; None for anything else."""
     nodes: list[tuple[Any, int]] = [(state.grad_fn, state.output_nr)]
     ends, seen = set[tuple[Any, int]](), set[Any]()
