@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .provenance import Seen
+from .provenance import Seen, unchanged
+from .spike_node import SpikeNode
 from .trace import LayerTrace, Left
 
 _MOST_NODES = 32
@@ -36,9 +37,10 @@ def partly_reset(layer: LayerTrace, state: Tensor | None) -> Left | None:
         return None
     ((node, output),) = ends
     for left in reversed(layer.left):
-        held = left.state.unchanged
-        if left.segment.node is not node.state or output != MEMBRANE or held is None:
+        known = unchanged([left.state])
+        if left.segment.node is not node.state or output != MEMBRANE or known is None:
             continue
+        held = known[0]
         edge = torch.autograd.graph.GradientEdge(node, output)
         (kept,) = torch.autograd.grad(state, edge, torch.ones_like(state), retain_graph=True)
         if kept is None or kept.shape != state.shape or held.shape != state.shape:
@@ -69,7 +71,7 @@ def _ends(state: Tensor) -> set[tuple[Any, int]] | None:
         node, output = nodes.pop()
         if node is None:
             continue
-        if node.name() == "_SpikesBackward":
+        if getattr(type(node), "_forward_cls", None) is SpikeNode:
             ends.add((node, output))
         elif node.name() == "torch::autograd::AccumulateGrad" or len(seen) > _MOST_NODES:
             return None
