@@ -53,35 +53,27 @@ class NoiseSource:
             AttachError: The kernels have no such noise.
         """
         index, found = self.passes, set(devices)
-        if self._by_kernels(found):
+        kernels = not all(backend_of(device).name == "torch" for device in found)
+        if kernels:
             for device in found:
                 if device not in self.counters:
                     self.counters[device] = _counter(index, device)
                 else:
                     # On the device, where a replayed CUDA graph counts on without Python.
                     self.counters[device].add_(1)
-        noise = self._make(replicas, found, index, self.counters)
+        noise = self._make(replicas, index, kernels)
         self.passes += 1
         return noise, index
 
-    def _by_kernels(self, devices: set[torch.device]) -> bool:
-        return not all(backend_of(device).name == "torch" for device in devices)
-
-    def _make(
-        self,
-        replicas: int,
-        devices: set[torch.device],
-        index: int,
-        counters: dict[torch.device, Tensor],
-    ) -> Noise:
+    def _make(self, replicas: int, index: int, kernels: bool) -> Noise:
         options = (replicas, self.antithetic, self.ranks)
-        if self._by_kernels(devices):
+        if kernels:
             if self.table is not None:
                 raise AttachError(
                     "noise_reuse=True is for torch's backend; the kernels draw noise faster than "
                     "they could read it. Leave it out."
                 )
-            return PhiloxNoise(self._own_seed, counters, *options)
+            return PhiloxNoise(self._own_seed, self.counters, *options)
         if self.table is not None:
             return TableNoise(self.table, index, *options)
         return ReplicaNoise(self._own_seed, *options)

@@ -99,7 +99,7 @@ class ReplicaNoise:
         rows = shape[0] // self.replicas
         device = torch.device(device)
         noise = torch.empty(
-            (self.replicas, rows, *shape[1:]),
+            shape,
             dtype=torch.float64 if dtype == torch.float64 else torch.float32,
             device=device,
         )
@@ -111,11 +111,12 @@ class ReplicaNoise:
             self._base = (index, mix64(mix64(self.seed) ^ index))
         first = (call * layers + layer) * self._everywhere + self._first
         seeds = stream_seeds(self._base[1], range(first, first + drawn))
-        for seed, own in zip(seeds, noise[:drawn].unbind(0), strict=True):
+        each = noise.view(self.replicas, rows, *shape[1:]).unbind(0)
+        for seed, own in zip(seeds, each, strict=False):
             own.normal_(generator=generator.manual_seed(seed))
-        if self.antithetic:
-            torch.neg(noise[:drawn], out=noise[drawn:])
-        return noise.flatten(0, 1)
+        for own, other in zip(each[:drawn], each[drawn:], strict=False):
+            torch.neg(own, out=other)
+        return noise
 
 
 def mix64(x: int) -> int:

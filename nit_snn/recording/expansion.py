@@ -43,6 +43,8 @@ class Expansion:
 
     def repeat(self, x: Tensor) -> Tensor:
         """Repeats a tensor, into memory of its own."""
+        if self.replicas == 1:
+            return x.clone()
         wide = (*x.shape[: self.dim], self.replicas, *x.shape[self.dim :])
         repeated = x.unsqueeze(self.dim).expand(wide).flatten(self.dim, self.dim + 1)
         return repeated.clone() if repeated.data_ptr() == x.data_ptr() else repeated

@@ -27,7 +27,8 @@ from .provenance import find, mark, repeats_over_time
 from .spike_node import leads_to_spikes_alone
 from .synapse_call import SynapseCall
 
-_SAMPLE = 4096
+#: How many values of an input, and of a parameter, are looked at for writes behind autograd's back.
+_OF_INPUT, _OF_PARAMETER = 4096, 256
 _LEAF, _VERSION = operator.attrgetter("is_leaf"), operator.attrgetter("_version")
 _SHAPE = operator.attrgetter("shape")
 
@@ -151,7 +152,7 @@ class SynapseTap:
         last = self._last
         if last is None or last.key != key or not all(map(torch.equal, last.views, last.samples)):
             output, call = self._compute(x)
-            views = [_sample(tensor) for tensor in held]
+            views = [_sample(x, _OF_INPUT), *(_sample(p, _OF_PARAMETER) for p in self._tensors)]
             samples = [view.clone() for view in views]
             self._last = last = _LastCall(key, held, views, samples, output, call)
             if call.static:
@@ -228,12 +229,12 @@ def _as_bits(activity: Tensor, train: SpikeTrain) -> PackedSpikes | None:
     return train.add(spikes)
 
 
-def _sample(tensor: Tensor) -> Tensor:
-    """Some values, to notice writes that autograd does not: through `.data` or NumPy.
+def _sample(tensor: Tensor, count: int) -> Tensor:
+    """Some values, `count` at least, to notice writes that autograd does not: `.data`, NumPy.
 
     On a GPU it would have to be waited for, so none.
     """
     if tensor.device.type != "cpu":
         return torch.empty(0)
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()[:1].flatten()
-    return flat[:: max(1, flat.numel() // _SAMPLE)]
+    return flat[:: max(1, flat.numel() // count)]

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _WIDE = 16
+#: From so many rows on it pays where steps may be summed, and from four times as many elsewhere.
+_ROWS = 1024
 
 
 def few(module: nn.Module) -> bool:
@@ -24,10 +26,10 @@ def few(module: nn.Module) -> bool:
 
 def suits(module: nn.Module, x: Tensor) -> bool:
     """Whether `few_outputs` may stand in for a dense layer, and pays."""
-    weight = module.weight
+    weight, enough = module.weight, _ROWS if x.dim() > 2 else 4 * _ROWS
     return (
         isinstance(weight, Tensor)
-        and x.numel() >= 256 * x.shape[-1]
+        and x.numel() >= enough * x.shape[-1]
         and few(module)
         and (not x.requires_grad or x.dim() > 2)
         and x.dtype == weight.dtype == torch.float32
