@@ -144,26 +144,25 @@ def _strike_by_reader(one: Evidence, left: dict[str, list[Order]], found: FoundO
             continue
         if len(one.asked) != left[one.reader][0].parts * left[one.reader][0].units:
             continue
-        pairs = [
-            (reader, order)
-            for reader in left[one.reader]
-            for order in left[name]
-            if _of_same_samples(one.asked, reader, places[0], order)
-        ]
-        if not pairs:
+        readers, orders = left[one.reader], left[name]
+        asked = torch.stack([_samples(one.asked, order) for order in readers])
+        reached = torch.stack([_samples(places[0], order) for order in orders])
+        # A pair fits if nothing is reached but samples that were asked.
+        fits = (~asked).float() @ reached.float().T == 0
+        if one.reader == name:
+            fits &= torch.eye(len(orders), dtype=torch.bool)
+        if not bool(fits.any()):
             if (one.reader, name) not in found.coupled:
                 found.coupled.append((one.reader, name))
             continue
-        readers, orders = (list(dict.fromkeys(some)) for some in zip(*pairs, strict=True))
-        changed |= len(readers) < len(left[one.reader]) or len(orders) < len(left[name])
-        left[one.reader], left[name] = readers, orders
-        if one.reader == name:
-            same = [reader for reader, order in pairs if reader == order]
-            left[name] = same or left[name]
+        left[one.reader] = [o for o, fit in zip(readers, fits.any(1), strict=True) if fit]
+        left[name] = [o for o, fit in zip(orders, fits.any(0), strict=True) if fit]
+        changed |= len(left[one.reader]) < len(readers) or len(left[name]) < len(orders)
     return changed
 
 
-def _of_same_samples(asked: Tensor, reader: Order, places: Tensor, order: Order) -> bool:
-    samples = torch.zeros(reader.units, dtype=torch.bool)
-    samples[reader.unit_of_each_row()[asked]] = True
-    return bool(samples[order.unit_of_each_row()[places]].all())
+def _samples(rows: Tensor, order: Order) -> Tensor:
+    """(C * B,): the replicas of samples that some of the rows, (N,), belong to."""
+    found = torch.zeros(order.units, dtype=torch.bool)
+    found[order.unit_of_each_row()[rows]] = True
+    return found

@@ -151,6 +151,8 @@ class RowProbe:
             torch.autograd.grad(
                 values, self._ledger.anchor, cotangents, retain_graph=True, allow_unused=True
             )
+        except RuntimeError:
+            return  # what cannot be differentiated says nothing, and may be right all the same
         finally:
             self._ledger.probe = None
         self.evidence.append(Evidence(reader, asked, found))

@@ -15,6 +15,7 @@ from ..gradients.update import Update
 from ..recording.trace import LayerTrace, PassTrace
 from ..training.distributed import Ranks
 from .capture import being_captured
+from .passes import where_else
 from .rows import RowWatch
 
 
@@ -117,10 +118,16 @@ def shaped_losses(losses: Any, trace: PassTrace, per_step: bool = False) -> Tens
     unfit = {name: n for name, n in counts.items() if units and n % units}
     if unfit or units % replicas:
         listed = ", ".join(f"{name} ({n} rows)" for name, n in unfit.items())
+        shapes = [o.segments[-1].shape for o in trace.active if o.name in unfit]
+        where = next((found for x in shapes if (found := where_else(x, [units]))), "")
         raise LossError(
             f"{units} losses cannot be shared out over the {replicas} replicas and the rows of "
-            f"{listed or 'the network'}. Give one loss for each sample of each replica: if it has "
-            f"several rows, their mean, losses.unflatten(0, ({wanted}, -1)).mean(1)."
+            f"{listed or 'the network'}. "
+            + (
+                where
+                or "Give one loss for each sample of each replica: if it has several rows, their "
+                f"mean, losses.unflatten(0, ({wanted}, -1)).mean(1)."
+            )
         )
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float()  # a mean over many rows is too much for half precision

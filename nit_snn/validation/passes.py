@@ -56,7 +56,7 @@ def check_rows(
         RecordingError: They are not.
     """
     rows, made = shape[0] if shape else 0, sorted(n for n in expanded if n)
-    where = _where_else(shape, made)
+    where = where_else(shape, made)
     if not shape or rows % replicas:
         raise RecordingError(
             f"{name} got a current of shape {tuple(shape)}; its first dimension must be "
@@ -143,7 +143,7 @@ def _permute(dim: int) -> str:
     )
 
 
-def _where_else(shape: torch.Size, made: Sequence[int]) -> str:
+def where_else(shape: torch.Size, made: Sequence[int]) -> str:
     """What to do where another dimension has the size that was expanded."""
     found = [dim for dim in range(1, len(shape)) if shape[dim] in made]
     return f"Dimension {found[0]} has that many. {_permute(found[0])}" if found else ""

@@ -329,6 +329,57 @@ def test_the_batch_along_another_dimension_of_a_random_code() -> None:
         passed(ChannelsFirst(24), plain, rows=lambda x: (torch.rand_like(x) < x).float())
 
 
+class Misplaced(nn.Module):
+    """The second neuron has its batch along dimension 1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc1, self.lif1 = nn.Linear(SIZE, 8), snn.Leaky(beta=0.8)
+        self.mix, self.lif2 = nn.Conv1d(1, channels, 1), snn.Leaky(beta=0.8)
+        self.fc = nn.Linear(channels * 8, 3)
+        swap_neurons(self, sigma=0.5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mem1, mem2, total = self.lif1.reset_mem(), self.lif2.reset_mem(), 0
+        for _ in range(3):
+            spikes, mem1 = self.lif1(self.fc1(x), mem1)
+            spikes, mem2 = self.lif2(self.mix(spikes[:, None]).transpose(0, 1), mem2)
+            total = total + spikes
+        return self.fc(total.transpose(0, 1).flatten(1)), total
+
+
+@pytest.mark.parametrize("options", SCORES, ids=["none", "layers", "nit-s"])
+@pytest.mark.parametrize("channels", [24, 12, 48])
+def test_the_batch_along_another_dimension_behind_noise(
+    channels: int, options: dict[str, Any]
+) -> None:
+    with pytest.raises((RecordingError, LossError), match=r"imension 1.*transpose\(0, 1\)"):
+        passed(Misplaced(channels), plain, **options)
+
+
+class Refuses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        raise RuntimeError("no derivative")
+
+
+def test_what_has_no_derivative_is_no_obstacle() -> None:
+    passed(Net(Refuses.apply), plain, credit="none")
+
+
+def test_the_obvious_way_out_for_several_rows_is_named() -> None:
+    def repeated(scores: Tensor, total: Tensor, y: Tensor) -> Tensor:
+        return plain(fold("flatten")(scores), total, y).repeat_interleave(PARTS)
+
+    with pytest.warns(BiasWarning, match="one for each sample"):
+        passed(Net(), repeated, x=VIEWS, rows=rows("flatten"), credit="none")
+
+
 def test_orders_of_rows() -> None:
     for order in possible_orders(REPLICAS * SAMPLES * 6, REPLICAS, SAMPLES):
         units = order.unit_of_each_row()
