@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -78,9 +79,13 @@ class RowWatch:
         several = any(n != units for n in rows.values())
         alone = units == replicas < max([*rows.values(), *trace.expanded, 0])
         trace.couples = self.coupled or alone or shared is not None
-        if not self._scores or _follows_derivatives(losses, shared, estimator):
-            return losses  # a derivative asks nobody whose row it is
-        form = _form(losses, replicas), _form(shared, replicas)
+        if estimator.credit.learns and len(set(rows.values())) > 1:
+            raise LossError(_feedback(rows))
+        # A derivative asks nobody whose row it is.
+        quiet = _follows_derivatives(losses, shared, estimator)
+        if not self._scores or (quiet and probe is None):
+            return losses
+        form = quiet, _form(losses, replicas), _form(shared, replicas)
         self.due = form not in self._forms and probe is None
         self._forms.add(form)
         if probe is not None:
@@ -91,6 +96,10 @@ class RowWatch:
                 probe.look_at_losses(losses, _TIMES if several else 1)
         if units and (several or probe is not None):
             found = self._found(trace, rows, units)
+            if quiet:
+                if not found.open and not found.coupled and not found.misplaced:
+                    self._order(trace, found, losses)
+                return losses
             if found.misplaced:
                 shapes = {layer.name: layer.segments[-1].shape for layer in trace.active}
                 raise LossError(misplaced(found.misplaced, shapes))
@@ -152,6 +161,15 @@ def _follows_derivatives(losses: Tensor, shared: Tensor | None, estimator: Estim
     residual = estimator.residual
     graph = losses.requires_grad and (shared is None or shared.requires_grad)
     return graph and isinstance(residual, FixedResidual) and residual.value == 0
+
+
+def _feedback(rows: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{name} ({n})" for name, n in rows.items())
+    return (
+        "credit='feedback' sends the outputs' errors to rows that are the same in all layers, but "
+        f"they are: {listed}. Take the mean over a sample's rows behind the network, or "
+        "credit='layers'."
+    )
 
 
 def _same_replicas(orders: list[Order]) -> bool:

@@ -292,6 +292,15 @@ def test_antithetic_views() -> None:
         )
 
 
+def test_feedback_to_layers_of_other_rows() -> None:
+    def together(scores: Tensor, total: Tensor, y: Tensor) -> Tensor:
+        return plain(fold("flatten")(scores), total, y)
+
+    passed(Net(), together, 2, VIEWS, rows("flatten"), forward_only=True)
+    with pytest.raises(LossError, match=r"lif1 \(48\), lif2 \(24\).*credit='layers'"):
+        passed(Net(fold("flatten")), plain, 1, VIEWS, rows("flatten"), forward_only=True)
+
+
 def test_unequal_numbers_of_rows() -> None:
     def ragged(x: Tensor) -> Tensor:
         return torch.cat([x.flatten(0, 1), x[:, 0][:REPLICAS]])
