@@ -84,7 +84,7 @@ class Session:
             budget=budget,
             expanded=self._expanded,
             stale=self._stale,
-            probe=self.rows.probe(needs, index, replicas),
+            probe=self.rows.probe(self.net, needs, index, replicas),
         )
         recorder.trace.census = self.warn.census()
         looks = self.watch.modules is not self._looked_at

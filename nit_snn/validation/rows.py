@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..dynamics.needs import Needs
 from ..errors import LossError
@@ -44,17 +44,21 @@ class RowWatch:
     _orders: dict[_Key, Order] = field(default_factory=dict)
     _merged: set[_Key] = field(default_factory=set)
 
-    def probe(self, needs: Needs, index: int, replicas: int) -> int | None:
+    def probe(self, net: nn.Module, needs: Needs, index: int, replicas: int) -> int | None:
         """Names the rows to ask in a pass; None if there is no need to ask any.
 
         Args:
+            net: The network. Backward hooks would be told of what is asked, so none is then.
             needs: What the pass has to keep: without scores, no loss is charged to a row.
             index: Its number.
             replicas: C.
         """
         self._scores = needs.scores
         asked = (self.due or replicas != self._replicas) and needs.scores
-        return index if asked and not being_captured() else None
+        if not asked or being_captured():
+            return None
+        hooked = any(m._backward_hooks or m._backward_pre_hooks for m in net.modules())
+        return None if hooked else index
 
     def settle(
         self, trace: PassTrace, losses: Tensor, shared: Tensor | None, estimator: Estimator

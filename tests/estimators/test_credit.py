@@ -22,8 +22,7 @@ def weights(losses: Tensor, ranks: Ranks = ALONE, per_step: bool = False) -> Ten
     found, parts = NoiseScore(), (KINDS["none"], FixedResidual(1.0), INDEPENDENT)
     estimator = Estimator(found, "leave-one-out", *parts, per_step, ranks)
     trace = SimpleNamespace(replicas=REPLICAS, active=[])
-    rows = max(1, losses.shape[-1] * ranks.size)
-    return estimator._weigh(trace, losses, set(), rows)[0]
+    return estimator._weigh(trace, losses, set())[0]
 
 
 def charged(losses: Tensor, rows: int) -> Tensor:
