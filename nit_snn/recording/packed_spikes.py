@@ -90,7 +90,7 @@ def pack(x: Tensor) -> PackedSpikes | None:
         if emitted.several:
             emitted.packed = PackedSpikes(bits.pack(spikes), range(len(spikes)), spikes.shape)
         else:
-            base = reshaped_from(x)
+            base = reshaped_from(x) if x._is_view() else None
             # The train has the neuron's own shape, whatever a synapse makes of it.
             whole = spikes if base is None else spikes.reshape(base.shape)
             emitted.packed = emitted.train.add(whole)

@@ -133,9 +133,19 @@ class SynapseTap:
         if not self._budget.take(size):
             size, packed = 0, pack(x)
         output = self._output(x, packed)
-        call = self._called(x, packed, output)
-        call.kept = size
-        return output, call
+        assert self._gradient is not None
+        return output, SynapseCall(
+            self.name,
+            self.module,
+            self._gradient,
+            self._parameters,
+            packed or x,
+            x._version,
+            output.shape,
+            self._budget,
+            kept=size,
+            followed=x.requires_grad and self._followed,
+        )
 
     def _of_input(self, x: Tensor) -> tuple[Tensor, SynapseCall]:
         """An input from outside goes in, which may come again."""
@@ -173,13 +183,8 @@ class SynapseTap:
         output = self._output(inner.unsqueeze(0))[0] if static else self._output(inner, packed)
         if expansion is not None:
             output = expansion.repeat(output)
-        call = self._called(activity, packed, output)
-        call.static, call.expansion = static, expansion
-        return output.unsqueeze(0).expand(len(x), *output.shape) if static else output, call
-
-    def _called(self, activity: Tensor, packed: PackedSpikes | None, output: Tensor) -> SynapseCall:
         assert self._gradient is not None
-        return SynapseCall(
+        call = SynapseCall(
             self.name,
             self.module,
             self._gradient,
@@ -188,8 +193,11 @@ class SynapseTap:
             activity._version,
             output.shape,
             self._budget,
+            static=static,
             followed=activity.requires_grad and self._followed,
+            expansion=expansion,
         )
+        return output.unsqueeze(0).expand(len(x), *output.shape) if static else output, call
 
     def _output(self, x: Tensor, packed: PackedSpikes | None = None) -> Tensor:
         """The layer's output, in the fastest way that there is.

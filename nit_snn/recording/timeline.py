@@ -115,7 +115,7 @@ class Timeline:
             return carried, sigma
         kept = (1 - firing.spike) * carry if rule.wiped else None
         # Without a reset to a constant the variance is the same in all rows.
-        apart = rule.wiped or any(kept is not None for kept in self.kept)
+        apart = rule.wiped or bool([own for own in self.kept if own is not None])
         variance = torch.zeros_like(carried if apart else carried[:, :1]) + sigma**2
         each, spread = carried.unbind(0), variance.unbind(0)
         for step, before in enumerate(self.before):
