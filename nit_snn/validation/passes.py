@@ -119,9 +119,14 @@ def check_replicas(
 
     others = [d for d in range(1, len(shape)) if any(shape[d] and shape[d] % n == 0 for n in made)]
     if others and not fits(0):
-        found = next((dim for dim in others if fits(dim)), None)
+        found = next((dim for dim in others if fits(dim) and _varies(currents, dim)), None)
         if found is not None:
             raise RecordingError(misplaced({name: found}, {name: shape}))
+
+
+def _varies(currents: Sequence[Tensor], dim: int) -> bool:
+    """Whether there is more than one value along a dimension: any replicas of one are equal."""
+    return any(bool((x != x.narrow(dim, 0, 1)).any()) for x in currents)
 
 
 def misplaced(dimensions: Mapping[str, int], shapes: Mapping[str, torch.Size]) -> str:

@@ -367,6 +367,22 @@ def test_the_batch_along_another_dimension_behind_noise(
         passed(Misplaced(channels), plain, **options)
 
 
+def test_one_random_current_for_all_neurons_is_not_a_batch_of_neurons() -> None:
+    class Broadcast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.gain, self.lif, self.fc = nn.Linear(1, 1), snn.Leaky(beta=0.8), nn.Linear(24, 3)
+            swap_neurons(self, sigma=0.5)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            coded = (torch.rand_like(x[:, :1]) < x[:, :1]).float()
+            spikes, _ = self.lif(self.gain(coded).expand(-1, 24), self.lif.reset_mem())
+            return self.fc(spikes), spikes
+
+    passed(Broadcast(), plain, credit="none")
+
+
 class Refuses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
