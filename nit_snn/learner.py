@@ -27,7 +27,6 @@ from .training.distributed import Ranks
 from .training.learner_state import LearnerState
 from .validation import losses as loss_checks
 from .validation import network, options
-from .validation.to_python_scalar import to_python_scalar
 from .validation.warn_once import WarnOnce
 
 
@@ -124,8 +123,9 @@ class NITLearner(LearnerState):
         memory_budget: int | None = None,
         route: str = "auto",
         on_nonfinite: str = "raise",
+        **unknown: Any,
     ) -> None:
-        given = {k: to_python_scalar(v) for k, v in locals().items() if k not in ("self", "net")}
+        given = options.named(locals())
         check_module(net)
         neurons = noisy_neurons(net)
         options.check_all(given)
@@ -195,12 +195,12 @@ class NITLearner(LearnerState):
         with session.record(needs, self.replicas, budget):
             yield self
 
-    def expand(self, *tensors: Tensor, dim: int = 0) -> Any:
+    def expand(self, *tensors: Any, dim: int = 0) -> Any:
         """Repeats each sample C times, replica-major: row `c * B + b` is replica c of sample b.
 
         Args:
-            *tensors: Tensors with the batch of size B along `dim`.
-            dim: The batch dimension; 1 for SpikingJelly's time-first input (T, B, \\*).
+            *tensors: Tensors with the batch of size B along `dim`; or dicts, lists, tuples of them.
+            dim: The batch dimension; 1 for time-first input (T, B, \\*), found beside labels (B,).
 
         Returns:
             One tensor for one argument, a tuple for several, with C * B along `dim`.
@@ -292,7 +292,7 @@ class NITLearner(LearnerState):
             RecordingError: It is called inside `record()`.
         """
         self._session.check_not_running("close")
-        self._session.drop()
+        self._session.end()
         self._closed = True
         if self._projection is not None:
             self._projection()

@@ -54,19 +54,20 @@ class Expansion:
         return x.unflatten(self.dim, (self.replicas, -1)).sum(self.dim)
 
 
-def check_batch(tensors: Sequence[Tensor], dim: int) -> None:
-    """Tensors that can be repeated together.
+def check_batch(tensors: Sequence[Tensor], dims: Sequence[int]) -> None:
+    """Tensors that can be repeated together, each along a dimension of its own.
 
     Raises:
         TypeError: Nothing to expand, or not a tensor.
-        ValueError: A tensor has no dimension `dim`, or batch sizes differ.
+        ValueError: A tensor has no such dimension, or batch sizes differ.
     """
     if not tensors or not all(isinstance(x, Tensor) for x in tensors):
         kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
         raise TypeError(f"expand() takes tensors, got {kinds}.")
-    if not is_whole(dim) or any(not 0 <= dim < x.dim() for x in tensors):
+    if any(not is_whole(n) or not 0 <= n < x.dim() for x, n in zip(tensors, dims, strict=True)):
         shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
-        raise ValueError(f"expand(dim={dim}) needs that dimension in all of: {shapes}.")
-    if len({x.shape[dim] for x in tensors}) > 1:
-        sizes = ", ".join(str(x.shape[dim]) for x in tensors)
-        raise ValueError(f"The batch sizes along dim={dim} differ: {sizes}.")
+        raise ValueError(f"expand(dim={dims[0]}) needs that dimension in all of: {shapes}.")
+    found = [x.shape[n] for x, n in zip(tensors, dims, strict=True)]
+    if len(set(found)) > 1:
+        sizes = ", ".join(map(str, found))
+        raise ValueError(f"The batch sizes along dim={dims[0]} differ: {sizes}.")

@@ -15,11 +15,13 @@ from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
 from ..noise.source import NoiseSource
 from ..validation.foreign_functions import outputs_by_module
+from ..validation.hints import of_written_batch_size
 from ..validation.network import Watch, coupled_batch_norms
 from ..validation.rows import RowWatch
 from ..validation.warn_once import WarnOnce
 from .eager import eager
 from .expansion import Expansion, check_batch
+from .expansion_tree import batch_dims, rebuilt, tensors_of
 from .memory_budget import MemoryBudget
 from .recorder import Recorder
 from .stale_state import StaleState
@@ -102,7 +104,8 @@ class Session:
                 listening as made,
             ):
                 yield
-        except BaseException:
+        except BaseException as error:
+            of_written_batch_size(error, self._expanded, replicas)
             recorder.release()
             self.left_behind()
             raise
@@ -116,14 +119,18 @@ class Session:
             self.warn.of_foreign(recorder.trace, made)
         self.warn.after_pass(recorder.trace, self._expanded)
 
-    def expand(self, tensors: Sequence[Tensor], dim: int, replicas: int) -> tuple[Tensor, ...]:
+    def expand(self, tensors: Sequence[Any], dim: int, replicas: int) -> tuple[Any, ...]:
         """Repeats each sample; see `NITLearner.expand`."""
-        check_batch(tensors, dim)
+        found = tensors_of(tensors)
+        dims = batch_dims(found, dim)
+        check_batch(found, dims)
         if self._expansions_used:
             self._expanded.clear()  # the running pass holds this one
             self._expansions_used = False
-        self._expanded.add(replicas * tensors[0].shape[dim])
-        return tuple(Expansion(replicas, dim).make(x) for x in tensors)
+        self._expanded.add(replicas * found[0].shape[dims[0]])
+        pairs = zip(found, dims, strict=True)
+        made = iter([Expansion(replicas, own).make(x) for x, own in pairs])
+        return rebuilt(tuple(tensors), lambda: next(made))  # type: ignore[no-any-return]
 
     def pending(self) -> Recorder:
         """What was recorded last.
@@ -161,6 +168,11 @@ class Session:
         if self.recorder is not None:
             self.recorder.release()
         self.recorder = None
+
+    def end(self) -> None:
+        """Lets go of everything, for good."""
+        self.drop()
+        self.warn.end()
 
     def check_not_running(self, name: str) -> None:
         """Some calls would take away what a pass records.

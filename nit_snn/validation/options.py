@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from ..errors import AttachError
@@ -30,6 +31,35 @@ SAVED = (
     "learn_sigma",
     "noise_reuse",
 )
+
+
+#: Options that had another name once.
+RENAMED = {
+    "control": "credit='readout', 'layers' or 'time', each with residual=1",
+    "causal": "per_step_losses",
+    "noise": "noise_reuse=True for 'table'",
+    "distributed": "shard",
+    "memory": "recompute",
+    "memory_limit": "memory_budget",
+    "nonfinite": "on_nonfinite",
+    "sigma": "sigma of swap_neurons(net, sigma=...)",
+}
+
+
+def named(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a learner by name, from all arguments that it was given.
+
+    Raises:
+        TypeError: One of them is unknown.
+    """
+    given = {k: to_python_scalar(v) for k, v in arguments.items() if k not in ("self", "net")}
+    for name in given.pop("unknown"):
+        close = get_close_matches(name, list(given), 1)
+        today = RENAMED.get(name, *close) if close else RENAMED.get(name)
+        hint = f"Today it is {today}." if name in RENAMED else f"Did you mean {today}?"
+        known = hint if today else f"There are: {', '.join(given)}."
+        raise TypeError(f"NITLearner has no option {name!r}. {known}")
+    return given
 
 
 def check_all(given: Mapping[str, Any]) -> None:
@@ -168,7 +198,8 @@ def check_change(name: str, value: Any, boxed: bool) -> None:
 def _check_one_of(option: str, value: Any, allowed: Sequence[bool | str]) -> None:
     """Also of what cannot be compared, such as a tensor."""
     if not isinstance(value, (bool, str)) or value not in allowed:
-        raise AttachError(f"{option} must be one of {tuple(allowed)}, got {value!r}.")
+        today = " Today it is True." if (option, str(value)) == ("conditional", "pathwise") else ""
+        raise AttachError(f"{option} must be one of {tuple(allowed)}, got {value!r}.{today}")
 
 
 def _is_positive(residual: Any) -> bool:

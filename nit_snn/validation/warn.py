@@ -76,6 +76,19 @@ def of_merged_rows(names: Collection[str]) -> None:
     )
 
 
+def of_habit() -> None:
+    """A recorded pass that autograd was asked to learn from, and the learner was not."""
+    warnings.warn(
+        "The losses of the last recorded pass were never given to learner.backward(), but "
+        "gradients came from autograd. loss.backward() trains what lies behind the last noisy "
+        "neuron, and nothing else. Take one loss per row, reduction='none', and call "
+        "learner.backward(losses) in its place; to train by a surrogate gradient, as "
+        "snntorch.backprop.BPTT does, leave record() out.",
+        MisuseWarning,
+        stacklevel=6,
+    )
+
+
 def of_foreign(found: Mapping[str, str]) -> None:
     """Derivatives of the user's own in front of noisy layers."""
     if found:

@@ -13,6 +13,8 @@ from ..neurons.base import NoisyNeuron
 from ..recording.census import Census
 from ..recording.trace import PassTrace
 from . import foreign_functions, warn
+from .capture import being_captured
+from .habits import Listener
 from .silence import Silence
 
 
@@ -28,6 +30,7 @@ class WarnOnce:
         self._unreached = warn.of_unreachable(neurons)
         warn.of_quantised(net)
         self._parameters = list(net.parameters())
+        self._by_habit, self._autograd = False, Listener()
         self._foreign: set[str] = set()
         self._learned = self._carried = self._alone = False
         self._silence = Silence()
@@ -39,6 +42,9 @@ class WarnOnce:
     def before_pass(self, net: nn.Module) -> None:
         """Parameters that came after the learner."""
         now = list(net.parameters())
+        if self._autograd.end() and not self._by_habit:
+            self._by_habit = True
+            warn.of_habit()
         if len(now) == len(self._parameters) and all(map(operator.is_, now, self._parameters)):
             return
         known = set(map(id, self._parameters))
@@ -55,6 +61,8 @@ class WarnOnce:
             expansions: The numbers of rows that something was expanded to.
         """
         if not self._learned:
+            if not self._by_habit and not being_captured():
+                self._autograd.begin(self._parameters)
             warn.of_coupling(trace.coupled)
         if trace.carried and not self._carried:
             self._carried = True
@@ -62,6 +70,10 @@ class WarnOnce:
         if not expansions and trace.rows and trace.replicas > 1 and not self._alone:
             self._alone = True
             warn.of_no_expansion(trace.replicas, trace.rows)
+
+    def end(self) -> None:
+        """Nothing is listened to any more."""
+        self._autograd.end()
 
     def of_foreign(self, trace: PassTrace, made: Mapping[Any, str]) -> None:
         """Derivatives of the user's own in front of noisy layers.
@@ -86,6 +98,7 @@ class WarnOnce:
             found: What was made of it.
             losses: (C * B,) or (T, C * B).
         """
+        self._autograd.end()
         self._silence.check(trace, found, losses.detach())
         if not self._learned:
             self._learned = True
