@@ -35,9 +35,9 @@ def loaded_neuron_families() -> list[ModuleType]:
     was never imported need not be looked at, nor be installed.
     """
     return [
-        importlib.import_module(f"nit_snn.neurons.{framework}")
-        for framework in ("snntorch", "spikingjelly")
-        if framework in sys.modules
+        importlib.import_module(f"nit_snn.neurons.{family}")
+        for family in ("snntorch", "spikingjelly", "spikingjelly_more")
+        if family.split("_")[0] in sys.modules
     ]
 
 

@@ -809,7 +809,7 @@ CASES = [
         ("passes", "integer"),
     ),
     Case(A, "NumPy's integers", numpy_numbers, "they are taken, and kept as Python's"),
-    Case(R, "`expand` without a tensor", lambda: attach().expand([1]), TypeError, ("list",)),
+    Case(R, "`expand` without a tensor", lambda: attach().expand([1]), TypeError, ("int",)),
     Case(
         R,
         "`expand` along a dimension that is not there",

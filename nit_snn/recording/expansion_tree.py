@@ -40,7 +40,7 @@ def batch_dims(tensors: Sequence[Any], dim: int) -> list[int]:
         return found
     (batch,) = labels
     for n, x in enumerate(tensors):
-        if dim == 0 and x.dim() > 1 and x.shape[0] != batch == x.shape[1]:
+        if dim == 0 and x.dim() > 2 and x.shape[0] != batch == x.shape[1]:
             found[n] = 1
         elif dim == 1 and x.dim() == 1 and len(tensors) > 1:
             found[n] = 0
