@@ -587,9 +587,9 @@ CASES = [
     Case(
         S,
         "a neuron without a noisy counterpart",
-        lambda: swap_neurons(nn.Sequential(leaky(), neuron.QIFNode())),
+        lambda: swap_neurons(nn.Sequential(leaky(), neuron.KLIFNode())),
         SwapError,
-        ("1 (QIFNode)", "Supported"),
+        ("1 (KLIFNode)", "Supported"),
     ),
     Case(
         S,
