@@ -11,7 +11,7 @@ from .estimators.schedule import NITSPlus
 from .inspect.audit import AuditReport, audit
 from .learner import NITLearner
 from .neurons import noise_off
-from .swap import restore_neurons, swap_neurons
+from .swap import calibrate, restore_neurons, swap_neurons
 from .training.allocator import keep_freed_memory
 
 __version__ = _version("nit-snn")
@@ -21,6 +21,7 @@ __all__ = [
     "NITSPlus",
     "audit",
     "backends",
+    "calibrate",
     "keep_freed_memory",
     "noise_off",
     "restore_neurons",
