@@ -95,6 +95,9 @@ class _Spectator:
     def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
         """See `nit_snn.neurons.base.Recorder`."""
 
+    def partly_reset(self, neuron: Any, old: Tensor, new: Tensor, kept: Tensor) -> None:
+        """See `nit_snn.neurons.base.Recorder`."""
+
     def fired(self, neuron: NoisyNeuron, membrane: Tensor) -> None:
         """See `nit_snn.neurons.base.Recorder`."""
 
