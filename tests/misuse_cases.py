@@ -876,7 +876,7 @@ CASES = [
     Case(
         R,
         "BatchNorm in training mode that runs behind noise, wherever it is registered",
-        lambda: train(attach(swap_neurons(NormsFirst()))),
+        lambda: train(attach(swap_neurons(NormsFirst()), credit="none")),
         BiasWarning,
         ("norm2.", "eval mode"),
     ),
@@ -993,7 +993,7 @@ CASES = [
     Case(
         R,
         "BatchNorm in training mode behind noise",
-        lambda: train(attach(spiking(leaky(), nn.BatchNorm1d(4), leaky()))),
+        lambda: train(attach(spiking(leaky(), nn.BatchNorm1d(4), leaky()), credit="none")),
         BiasWarning,
         ("noisy layer: 1", "eval mode"),
     ),

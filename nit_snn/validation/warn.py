@@ -21,16 +21,20 @@ from . import diagnosis, network
 
 
 def of_coupling(coupled: Collection[str]) -> None:
-    """BatchNorm that lets the noise of one row reach the loss of another."""
-    if coupled:
-        warnings.warn(
-            f"BatchNorm in training mode behind a noisy layer: {', '.join(coupled)}. Its batch "
-            "statistics let the noise of one row reach the loss of another, which the "
-            "estimate leaves out: it is biased for the layers before. Put it in eval mode "
-            "for an unbiased gradient.",
-            BiasWarning,
-            stacklevel=7,
-        )
+    """BatchNorm that lets the noise of one row reach the loss of another, which scores leave out.
+
+    How large the bias is, and what trains: docs/benchmarks/batch_norm.json.
+    """
+    warnings.warn(
+        f"BatchNorm in training mode behind a noisy layer: {', '.join(coupled)}. Its statistics "
+        "carry the noise of one row to the losses of the others. The likelihood ratio takes them "
+        "as given: for the layers before it is biased, by as much as the gradient itself where "
+        "we measured it, in batches of any size. If the loss has a derivative in the spikes, leave "
+        "credit='auto' or take residual=0, which follow the statistics. Else train on: from "
+        "scratch it learned more in training mode than in eval mode. Unbiased is eval mode alone.",
+        BiasWarning,
+        stacklevel=5,
+    )
 
 
 def of_coupled_losses(coupled: Collection[tuple[str | None, str]], estimator: Estimator) -> None:

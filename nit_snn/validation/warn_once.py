@@ -32,7 +32,7 @@ class WarnOnce:
         self._parameters = list(net.parameters())
         self._by_habit, self._autograd = False, Listener()
         self._foreign: set[str] = set()
-        self._learned = self._carried = self._alone = False
+        self._learned = self._carried = self._alone = self._coupled = False
         self._silence = Silence()
 
     def census(self) -> Census | None:
@@ -54,16 +54,14 @@ class WarnOnce:
             warn.of_new_parameters(new)
 
     def after_pass(self, trace: PassTrace, expansions: Collection[int]) -> None:
-        """Coupled rows until something was learned, a forgotten reset, a batch nobody repeated.
+        """A forgotten reset, a batch that nobody repeated.
 
         Args:
             trace: The pass.
             expansions: The numbers of rows that something was expanded to.
         """
-        if not self._learned:
-            if not self._by_habit and not being_captured():
-                self._autograd.begin(self._parameters)
-            warn.of_coupling(trace.coupled)
+        if not (self._learned or self._by_habit or being_captured()):
+            self._autograd.begin(self._parameters)
         if trace.carried and not self._carried:
             self._carried = True
             warn.of_carried(trace.carried)
@@ -90,7 +88,9 @@ class WarnOnce:
     def after_learning(
         self, net: nn.Module, trace: PassTrace, found: Estimate, losses: Tensor
     ) -> None:
-        """Parameters that the first estimate did not reach, and what cannot learn.
+        """Parameters that the first estimate did not reach, what cannot learn, and coupled rows.
+
+        A credit follows BatchNorm's statistics from row to row, as autograd does; scores do not.
 
         Args:
             net: The network.
@@ -100,6 +100,9 @@ class WarnOnce:
         """
         self._autograd.end()
         self._silence.check(trace, found, losses.detach())
+        if trace.coupled and not self._coupled and any(w > 0 for w in found.weights.values()):
+            self._coupled = True
+            warn.of_coupling(trace.coupled)
         if not self._learned:
             self._learned = True
             warn.of_unreached(net, self._unreached)
