@@ -12,7 +12,9 @@ class Needs:
     Attributes:
         signs: Whether the scores are the noise's signs (NIT-S).
         scores: Whether scores are asked for at all: a residual.
-        firing: Whether membranes and spikes are, from which firing probabilities follow.
+        noise: Whether the noise of scores is kept while there is room; else it is drawn again.
+        firing: Whether membranes and spikes are asked for, from which firing probabilities follow.
+        surrogate: Whether the surrogate derivatives of spikes are.
         reach: How far a backward pass through the spikes goes, one of
             `nit_snn.recording.spike_node.REACHES`; None for no such pass.
         guarded: Whether membranes may be read by nobody, since scores are conditioned on spikes.
@@ -23,7 +25,9 @@ class Needs:
 
     signs: bool = False
     scores: bool = True
+    noise: bool = True
     firing: bool = False
+    surrogate: bool = False
     reach: str | None = None
     guarded: bool = False
     apart: bool = False
@@ -33,3 +37,13 @@ class Needs:
     def plain(self) -> bool:
         """Whether noise and activity alone count, which kernels weigh without keeping them."""
         return not (self.firing or self.reach or self.guarded)
+
+    @property
+    def keeps_noise(self) -> bool:
+        """Whether noise is asked for after the pass, and kept while there is room."""
+        return self.noise and (self.scores or self.firing)
+
+    @property
+    def blocks(self) -> bool:
+        """Whether membranes and noise are looked at while the pass runs."""
+        return self.surrogate or self.outputs

@@ -28,6 +28,7 @@ class Choice:
         ranks: Who has other rows of the batch.
         credit: The kind of credit that "auto" has come to.
         settled: Whether a pass has confirmed it.
+        seen: Whether any pass has shown what the loss reaches.
         unreached: Whether a layer needs its likelihood ratio, for the loss has no derivative in it.
         coupled: Whether losses depend on other samples: then halves of a batch tell nothing.
         cheap: Whether "auto" may come to a credit with a backward pass, as far as the network goes.
@@ -37,6 +38,7 @@ class Choice:
     ranks: Ranks
     credit: str
     settled: bool = False
+    seen: bool = False
     unreached: bool = False
     cheap: bool = False
     coupled: bool = False
@@ -123,18 +125,24 @@ class Choice:
     def wants_scores(self) -> bool:
         """Whether the next pass has to keep what a residual is made of."""
         residual = self.residual
-        if not self.settled or self.unreached or residual.measures():
+        if not (self.settled and self.seen) or self.unreached or residual.measures():
             return True
         if isinstance(residual, WienerResidual):
             return any(residual.weight(layer) > 0 for layer in residual.squares)
         return residual.weight("") > 0
+
+    @property
+    def likes_scores(self) -> bool:
+        """Whether they are more than a mere possibility in the next pass."""
+        return self.kind == "none" or self.residual.weight("") > 0 or self.seen
 
     def learn_from(self, found: Estimate) -> bool:
         """Takes in what a pass has shown; whether that has settled an "auto", or changed it."""
         if self.kind == "none":
             return False
         before = self.settled, self.credit, self.coupled
-        self.settled, self.coupled = True, self.coupled or found.couples
+        self.settled, self.seen = True, True
+        self.coupled = self.coupled or found.couples
         lost = [layer for layer in found.weights if layer not in found.reached]
         self.unreached = any(segment.teaches for layer in lost for segment in layer.segments)
         # What a loss has no derivative in, it may depend on all the same.

@@ -26,8 +26,10 @@ from . import surrogate
 from .baselines import INDEPENDENT, Sharing, advantages
 from .control_coefficients import coefficients
 from .credit import Credit
+from .credit.derivatives import collect
 from .residual import FixedResidual, Residual, WienerResidual
 from .scores import LayerCotangents, Score
+from .surrogate import Take
 
 
 @dataclass(eq=False)
@@ -79,18 +81,26 @@ class Estimator:
     per_step: bool = False
     ranks: Ranks = ALONE
 
-    def needs(self, guarded: bool, scores: bool = True) -> Needs:
+    def needs(
+        self, guarded: bool, scores: bool = True, likely: bool = True, replicas: int | None = None
+    ) -> Needs:
         """What a pass has to keep for it.
 
         Args:
             guarded: Whether membranes may be read by nobody.
-            scores: Whether the residual counts in this pass.
+            scores: Whether the residual counts in this pass, or might.
+            likely: Whether it is more than a mere possibility.
+            replicas: C; None for more than enough for a control variate.
         """
         follows = self.credit.reach is not None
+        exact = self.residual.weight("") == 1
+        controls = follows and (exact or replicas is None or self._controls(replicas))
         return Needs(
             signs=self.score.signs,
             scores=scores,
-            firing=follows or self.score.conditioned,
+            noise=likely,
+            firing=self.score.conditioned or (scores and controls),
+            surrogate=follows and (not exact or self.residual.measures()),
             reach=self.credit.reach,
             guarded=guarded,
             apart=self.per_step,
@@ -115,6 +125,7 @@ class Estimator:
         losses: Tensor,
         measure: bool = False,
         shared: Tensor | None = None,
+        take: Take | None = None,
     ) -> Estimate:
         """The cotangents of all drifts of a pass.
 
@@ -125,32 +136,33 @@ class Estimator:
             measure: Whether both the cheap and the unbiased cotangents are wanted, whatever their
                 weights.
             shared: (C,) or (T, C), what is added to the mean loss of each replica.
+            take: Gets the cheap cotangents as soon as they are there, with their weight in them;
+                they are not part of the result then. It stays None to measure.
         """
         found, rows = Estimate(couples=trace.couples), self._count(losses)
         layers = list(trace.active)
         exact = all(self.residual.weight(layer.name) == 1 for layer in layers)
-        form = "conditioned" if self.score.conditioned else "plain"
         terms = [losses] if shared is None else [losses, shared]
         whole = losses
         if shared is not None:  # over as many rows as the losses
             whole = (losses.sum() + shared.sum() * (rows / self._count(shared)))[None]
         blind = any(not term.requires_grad for term in terms)
         if self.credit.reach is not None and whole.requires_grad:
-            self.credit.collect(trace, whole, form if exact else "smoothed")
+            self.credit.look(trace, whole)
+            if blind or (exact and not measure):
+                self._collect(trace, whole)
+            else:
+                found.cheap = self._cheap(trace, whole, rows, take)
             found.reached = {layer for layer in layers if self.credit.reaches(layer)}
-            if not exact or measure:
-                found.cheap = {
-                    layer: surrogate.cotangents(layer, self.credit, rows) for layer in found.reached
-                }
         for layer in layers:
             # A credit sees nothing of a term that has no derivative.
             own = layer in found.reached and not blind
             found.weights[layer] = self.residual.weight(layer.name) if own else 1.0
         counts = [layer for layer, weight in found.weights.items() if weight > 0 or measure]
         if counts:
-            again = bool(found.cheap) and self.credit.reach != "last"
-            again = (again or len(terms) > 1) and bool(found.reached & set(counts))
-            self._charge(trace, terms, found, counts, form if again else None)
+            again = bool(found.cheap) or len(terms) > 1
+            again = again and self._controls(trace.replicas) and bool(found.reached & set(counts))
+            self._charge(trace, terms, found, counts, again)
         if blind:
             found.reached = set()
         self.credit.learn(trace)
@@ -160,13 +172,47 @@ class Estimator:
         """Over how many losses a mean is taken, those of all processes."""
         return max(1, losses.shape[-1] * self.ranks.size)
 
+    def _cheap(
+        self, trace: PassTrace, losses: Tensor, rows: int, take: Take | None
+    ) -> dict[LayerTrace, LayerCotangents]:
+        """The credit's cotangents of all layers that it reaches, kept or handed on."""
+        kept: dict[LayerTrace, list[Chunk]] = {layer: [] for layer in trace.active}
+        shares = {layer: 1 - self.residual.weight(layer.name) for layer in trace.active}
+
+        def keep(layer: LayerTrace, chunk: Chunk) -> None:
+            kept[layer].append(chunk)
+
+        def hand_on(layer: LayerTrace, chunk: Chunk) -> None:
+            assert take is not None
+            share = shares[layer]
+            if share > 0:
+                take(layer, chunk if share == 1 else replace(chunk, values=chunk.values * share))
+
+        receive = keep if take is None else hand_on
+        levels = surrogate.walk_back(trace, losses, self.credit, rows, receive)
+        return {
+            layer: LayerCotangents(layer, kept[layer], sigma) for layer, sigma in levels.items()
+        }
+
+    def _controls(self, replicas: int) -> bool:
+        """Whether a credit may be a control variate.
+
+        With one replica it would depend on the replica's own noise.
+        """
+        return not self.per_step and replicas >= 2 * self.sharing.size
+
+    def _collect(self, trace: PassTrace, losses: Tensor) -> None:
+        """What a control variate is made of; nothing where nobody had thought of one."""
+        if _has_membranes(trace):
+            collect(trace, losses, self.score.conditioned)
+
     def _charge(
         self,
         trace: PassTrace,
         terms: list[Tensor],
         found: Estimate,
         counts: list[LayerTrace],
-        collect: str | None,
+        again: bool,
     ) -> None:
         """The unbiased cotangents, from all terms of the loss.
 
@@ -175,16 +221,17 @@ class Estimator:
             terms: The losses, and what replicas share.
             found: What is added to.
             counts: The layers that are asked for.
-            collect: In which form each term's own derivatives are asked for; None: they are there.
+            again: Whether each term's own derivatives are asked for; else they are there.
         """
         weights: dict[LayerTrace, Tensor] = {}
         credits: dict[LayerTrace, dict[Timeline, Tensor]] = {}
         for term in terms:
             controlled = found.reached
-            if collect is not None and term.requires_grad:
-                self.credit.collect(trace, term, collect)
+            if again and term.requires_grad:
+                self.credit.look(trace, term)
+                self._collect(trace, term)
                 controlled = {layer for layer in controlled if self.credit.reaches(layer)}
-            elif collect is not None:
+            elif again:
                 controlled = set()
             weight, own = self._weigh(trace, term.detach(), controlled)
             for layer in counts:
@@ -203,8 +250,8 @@ class Estimator:
         rows = self._count(losses)
         weight = self._advantages(losses, trace.replicas) / rows
         credit: dict[LayerTrace, dict[Timeline, Tensor]] = {}
-        if self.per_step or trace.replicas < 2 * self.sharing.size:
-            return weight, credit  # with one replica, c would depend on the replica's own noise
+        if not self._controls(trace.replicas) or not _has_membranes(trace):
+            return weight, credit
         for layer in trace.active:
             if layer not in controlled:
                 continue
@@ -251,6 +298,11 @@ def _order(layer: LayerTrace, replicas: int, units: int) -> Order:
     raise RecordingError(
         f"{layer.name} has {layer.rows} rows for {units} losses. Give one loss for each row."
     )
+
+
+def _has_membranes(trace: PassTrace) -> bool:
+    """Whether they were kept; else nobody had thought that scores would count in this pass."""
+    return all(layer.segments[0].membrane is not None for layer in trace.active)
 
 
 def scaled(part: LayerCotangents, factor: float) -> LayerCotangents:

@@ -16,11 +16,11 @@ from ..recording.packed_spikes import PackedSpikes
 from ..recording.segment import Segment
 from ..recording.synapse_call import SynapseCall
 from ..recording.timeline import Chunk
-from ..recording.trace import PassTrace
+from ..recording.trace import LayerTrace, PassTrace
 from .synapses.conv import conv_gradient
 from .synapses.linear import linear_gradient
 
-#: How many numbers of presynaptic activity are brought together at once.
+#: How many numbers of presynaptic activity and cotangents are brought together at once.
 _AT_ONCE = 2**20
 
 
@@ -44,7 +44,7 @@ class Accumulator:
         self.cotangents: list[Tensor] = []
         self._totals: dict[SynapseCall, Tensor] = {}
         self._pieces: dict[SynapseCall, list[Tensor]] = {}
-        self._size = 0  # of the activities that the totals are for
+        self._size = 0  # of the totals and of the activities that they are for
 
     def add_layers(self, parts: Iterable[LayerCotangents]) -> Accumulator:
         """Adds what an estimate says of some layers; returns itself."""
@@ -53,11 +53,16 @@ class Accumulator:
                 self.add(part.layer.neuron.sigma, part.sigma)
             self._add(part.finished)
             for chunk in part.chunks:
-                self._chunk(chunk)
-                if self._size > _AT_ONCE:
-                    self._flush()
+                self.take(part.layer, chunk)
         self._flush()
         return self
+
+    def take(self, layer: LayerTrace, chunk: Chunk) -> None:
+        """Adds a chunk of a layer's cotangents; some of it waits for more to come."""
+        with torch.enable_grad():  # a backward pass may be under way
+            self._chunk(chunk)
+        if self._size > _AT_ONCE:
+            self._flush()
 
     def add(self, parameter: Tensor, gradient: Tensor) -> None:
         """Adds a finished gradient; in float32 at least, for many may be added up."""
@@ -92,7 +97,7 @@ class Accumulator:
         """Adds up what belongs to a synapse's output, or to one step of it."""
         held = self._totals.get(source)
         if held is None:
-            self._size += source.activity.shape.numel()
+            self._size += _size(source)
         if step is None:
             self._totals[source] = share if held is None else held + share
             return
@@ -197,6 +202,11 @@ class Accumulator:
         return [*self.outputs, *self.parameters], [*self.cotangents, *finished]
 
 
+def _size(source: SynapseCall) -> int:
+    """How many numbers a call's activity and its cotangent are."""
+    return source.activity.shape.numel() + source.output_shape.numel()
+
+
 def _scaled(cotangent: Tensor, gain: float | Tensor, signed: bool = False) -> Tensor:
     """A cotangent of the drift as one of a current; a direction (`signed`) keeps its scale."""
     if signed:
@@ -225,7 +235,7 @@ def _pieces(
     some: list[tuple[SynapseCall, Tensor]] = []
     size = 0
     for source, total in group:
-        own = source.activity.shape.numel()
+        own = _size(source)
         if some and size + own > _AT_ONCE:
             yield some
             some, size = [], 0

@@ -56,7 +56,9 @@ class Update:
         estimator = self.estimator.fitting(trace)
         ranks, residual = estimator.ranks, estimator.residual
         measure = isinstance(residual, WienerResidual) and residual.measures()
-        found = estimator.estimate(trace, losses, measure, shared)
+        gathered = Accumulator(trace, estimator.score.signs)
+        take = None if measure else gathered.take
+        found = estimator.estimate(trace, losses, measure, shared, take)
         asked = self.strict and estimator.credit.reach is not None
         if asked and losses.numel() and not found.reached:
             raise LossError(
@@ -70,13 +72,12 @@ class Update:
         if shared is not None:
             mean = mean + shared.sum() / (trace.replicas * ranks.size)
         total = ranks.sum(mean.detach())  # no exchange may fail once `.grad` is written
-        signed = estimator.score.signs
         if isinstance(residual, WienerResidual):
             if measure:
                 samples = losses.shape[-1] // trace.replicas
                 self._measure(trace, found, residual, parameters, samples)
             residual.passes += 1
-        gathered = Accumulator(trace, signed).add_layers(found.parts())
+        gathered.add_layers(found.parts())
         gathered.follow_held([mean] if mean.requires_grad else [])
         outputs, cotangents = gathered.all_outputs()
         whole = not gathered.outputs

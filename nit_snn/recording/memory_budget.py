@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+
+#: Bytes of spikes that a pass may keep as numbers.
+_SPIKES = 2**21
 
 
 @dataclass(eq=False)
@@ -20,9 +23,12 @@ class MemoryBudget:
 
     Attributes:
         left: How many there are yet; 0 to keep nothing that can be recomputed.
+        spikes: How many of these are for spikes as numbers. To pack them takes little time, so
+            there are few.
     """
 
     left: float = math.inf
+    spikes: float = field(default_factory=lambda: _SPIKES)
 
     @property
     def frugal(self) -> bool:
@@ -39,6 +45,18 @@ class MemoryBudget:
     def give_back(self, size: int) -> None:
         """So many are not kept after all."""
         self.left += size
+
+    def take_spikes(self, size: int) -> bool:
+        """The same for spikes as numbers."""
+        if size > self.spikes or not self.take(size):
+            return False
+        self.spikes -= size
+        return True
+
+    def give_back_spikes(self, size: int) -> None:
+        """Likewise."""
+        self.spikes += size
+        self.give_back(size)
 
 
 def budget_of(recompute: bool | str, limit: int | None, device: torch.device) -> MemoryBudget:

@@ -31,6 +31,7 @@ from .row_probe import RowProbe
 from .segment import Input, Segment
 from .spike_node import Ledger, NodeState, SpikeNode, collected_through
 from .stale_state import StaleState
+from .surrogates import Surrogates
 from .synapse_call import SynapseCall
 from .synapse_taps import SynapseTap, refuse_copy
 from .trace import LayerTrace, Left, PassTrace
@@ -86,6 +87,7 @@ class Recorder:
             self.trace.probe = RowProbe(ledger, probe, noise.replicas, expanded)
         self.guards = needs.guarded  # membranes may be read by nobody while the pass is pending
         self._summed = needs.plain and not needs.apart
+        self._watches = needs.firing or needs.blocks
         self._handles: dict[Segment, Tensor] = {}
 
     def __reduce__(self) -> NoReturn:
@@ -110,6 +112,8 @@ class Recorder:
             for neuron in layers:
                 for name in FLEETING:
                     vars(neuron).pop(name, None)
+            for layer in layers.values():
+                layer.left.clear()
             self._handles = {}
 
     def release(self) -> None:
@@ -170,7 +174,13 @@ class Recorder:
         if self.trace.census is not None:
             self.trace.census.take(layer.name, segment, moved)
         self._keep(layer, segment, executor)
-        return self._emit(layer, segment, moved)
+        moved = self._emit(layer, segment, moved)
+        if layer.surrogates is not None and segment.membrane is not None:
+            layer.surrogates.add(segment, [left.segment for left in layer.left])
+        for each in inputs:
+            if each.source is not None:
+                each.graph = None  # whatever reads the spikes leads there now
+        return moved
 
     def _begin(self, layer: LayerTrace, state: Tensor | None, left: Left | None) -> None:
         """Looks at a layer before its first step."""
@@ -256,6 +266,10 @@ class Recorder:
             layer.executor = executor_for(
                 layer.noise, neuron.sigma, self.needs, budget, binary, dtype
             )
+            if self.needs.blocks:
+                layer.surrogates = Surrogates(
+                    layer.name, neuron, layer.executor, self.needs, budget
+                )
         layer.admitted = shape, dtype
 
     def _keep(self, layer: LayerTrace, segment: Segment, executor: Executor) -> None:
@@ -264,7 +278,7 @@ class Recorder:
         if self._summed and last is not None and not layer.learns_sigma and last.absorbs(segment):
             executor.absorb(last, segment)
             last.calls += segment.calls
-        elif self.needs.firing or layer.learns_sigma or segment.teaches:
+        elif self._watches or layer.learns_sigma or segment.teaches:
             layer.segments.append(segment)
 
     def _emit(self, layer: LayerTrace, segment: Segment, moved: Moved) -> Moved:
@@ -279,7 +293,7 @@ class Recorder:
         # The same memory as what is handed out, without its graph.
         state = Seen(moved.state.detach())
         layer.left.append(Left(state, segment, moved.spikes))
-        if self.needs.firing and moved.membrane is not None:
+        if self._watches and moved.membrane is not None:
             same = moved.membrane is moved.state
             segment.membrane = state if same else Seen(moved.membrane.detach())
         return moved
@@ -297,13 +311,12 @@ class Recorder:
                 gains.append(1.0)
         segment.node = NodeState(ledger, segment.several, tuple(gains), segment.kept)
         handle = None
-        if ledger.reach == "time" and segment.origin is not None and segment.rule.carries:
+        if segment.origin is not None and segment.rule.carries:
             handle = self._handles.get(segment.origin)
         read = None if self.needs.guarded else moved.state
         with torch.enable_grad():
             found = SpikeNode.apply(spikes, read, segment.node, ledger.anchor, handle, *graphs)  # type: ignore[no-untyped-call]
-        if ledger.reach == "time":
-            self._handles[segment] = found[-1]
+        self._handles[segment] = found[-1]
         if read is None:
             return Moved(moved.membrane, found[0], moved.state, moved.packed)
         membrane = found[1] if moved.membrane is moved.state else moved.membrane

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from ..dynamics.executor import Steps
-from .provenance import Seen
+from ..dynamics.executor import Executor, Steps
+from ..errors import RecordingError
+from .block import Block
+from .provenance import Seen, unchanged
 from .spike_node import NodeState
 from .synapse_call import SynapseCall
 
@@ -45,6 +49,8 @@ class Segment(Steps):
         origin: The segment that left the membrane which this one starts from; None if none did.
         kept: 1 where that membrane was not reset since, else 0, broadcasting to (N, *); None for 1.
         node: What stands for its spikes in the graph of whatever reads them.
+        block: Holds the surrogate derivatives of its spikes, once they were made.
+        first: Its first step's place there.
     """
 
     inputs: tuple[Input, ...] = ()
@@ -53,6 +59,8 @@ class Segment(Steps):
     origin: Segment | None = None
     kept: Tensor | None = None
     node: NodeState | None = None
+    block: Block | None = None
+    first: int = 0
 
     @property
     def steps(self) -> int:
@@ -82,3 +90,28 @@ class Segment(Steps):
             same = one.gain is two.gain or bool(numbers and one.gain == two.gain)
             alike = alike and known and same
         return alike
+
+
+def drawn_again(segment: Segment, executor: Executor) -> Tensor:
+    """eps of a segment that was not kept, in its own shape."""
+    drawn = list(executor.samples(segment))
+    return torch.stack(drawn) if segment.several else drawn[0]
+
+
+def membranes_of(segments: Sequence[Segment], layer: str) -> list[Tensor]:
+    """The membranes of some segments.
+
+    Args:
+        segments: The segments.
+        layer: The name of their layer.
+
+    Raises:
+        RecordingError: One was written to since.
+    """
+    found = unchanged([segment.membrane for segment in segments])
+    if found is None:
+        raise RecordingError(
+            f"The membrane of {layer} was written to in place after a step, and what the step "
+            "did cannot be told from it any more. Write to a clone of it."
+        )
+    return found

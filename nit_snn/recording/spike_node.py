@@ -2,15 +2,16 @@
 
 A noisy neuron's spikes have no derivative, and no gradient is written through them. But where the
 loss has a derivative in the spikes, an estimator may ask for it (see `nit_snn.estimators.credit`).
-A backward pass that *collects* goes from the losses to the spikes of the last layer, and further:
+Its *walk* is a backward pass from the losses to the spikes of the last layer, and further. At each
+node the estimator says what goes on:
 
-- "last": no further.
-- "layers": `f_t = g_t phi(a_t) / sigma`, with g_t the derivative in the spikes, goes on to the
-  currents of the same step, and so from layer to layer within a time step.
-- "time": `f_t = g_t phi(a_t) / sigma + E_t f_{t+1}`, with E_t the derivative of the next drift in
-  this one, through the membrane and through its reset.
+- "last": nothing.
+- "layers": what it makes of the derivative in the spikes goes on to the currents of the same step,
+  and so from layer to layer within a time step.
+- "time": so does what comes from later steps, through the membrane and through its reset.
 
-Any other backward pass stops at the spikes.
+Nodes of one neuron's steps hang together, so that a walk comes to a step after all later ones. Any
+other backward pass stops at the spikes.
 """
 
 from __future__ import annotations
@@ -26,34 +27,46 @@ REACHES = ("last", "layers", "time")
 _ENDS = ("SpikeNodeBackward", "_ProbedBackward")
 
 
+#: What a node does in a walk: from its state and the derivatives in its spikes, in its membranes,
+#: and of the step after its last one, to what goes on to its currents and to the step before.
+Walk = Callable[
+    ["NodeState", Tensor | None, Tensor | None, Tensor | None],
+    tuple[Tensor | None, Tensor | None],
+]
+
+
 @dataclass(eq=False)
 class Ledger:
-    """Whether a backward pass collects, and how far it goes.
+    """Which walk is under way, and how far one goes.
 
     Attributes:
         reach: One of `REACHES`.
         anchor: A scalar that every node leads to, so that a backward pass to it visits all.
-        collecting: Whether a backward pass is to collect, or to be stopped.
+        walk: The one that is under way; None stops any other backward pass.
         probe: What is told where a backward pass arrives that asks for nothing else: the node, and
             the derivatives in its spikes and membranes.
     """
 
     reach: str
     anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
-    collecting: bool = False
+    walk: Walk | None = None
     probe: Callable[[NodeState, Tensor | None, Tensor | None], None] | None = None
 
-    def collect(self, losses: Tensor) -> None:
+    def go(self, losses: Tensor, walk: Walk, factor: float = 1.0) -> None:
         """One backward pass from the losses to all spikes that they depend on; writes no `.grad`.
 
         Args:
             losses: Of any shape, with a graph; their sum is differentiated.
+            walk: What each node does.
+            factor: Multiplies the sum.
         """
-        self.collecting = True
+        self.walk, start = walk, torch.full((), factor, dtype=losses.dtype, device=losses.device)
         try:
-            torch.autograd.grad(losses.sum(), self.anchor, retain_graph=True, allow_unused=True)
+            torch.autograd.grad(
+                losses.sum(), self.anchor, start, retain_graph=True, allow_unused=True
+            )
         finally:
-            self.collecting = False
+            self.walk = None
 
 
 @dataclass(eq=False, slots=True)
@@ -67,60 +80,16 @@ class NodeState:
         several: Whether its tensors have a dimension of time.
         gains: Factors of the currents that the node leads to.
         kept: 1 where the membrane that the first step starts from was not reset, else 0.
-        density: phi(a) / sigma; set before collecting, as the next two.
-        chain: E, where time is followed.
-        read: Makes the derivative of the membrane that is handed out in its drift, (N, *); None if
-            that is 1. It is there while a backward pass collects.
-        spike_gradient: g, once collected.
-        membrane_gradient: The loss's derivative in the membrane that was handed out, (N, *); of
-            several steps, the last one's.
-        drift_gradient: f, likewise.
+        spike_gradient: The losses' derivative in the spikes, if a walk keeps it.
+        drift_gradient: In the drifts, likewise.
     """
 
     ledger: Ledger
     several: bool
     gains: tuple[float | Tensor, ...] = ()
     kept: Tensor | None = None
-    density: Tensor | None = None
-    chain: Tensor | None = None
-    read: Callable[[], Tensor] | None = None
     spike_gradient: Tensor | None = None
-    membrane_gradient: Tensor | None = None
     drift_gradient: Tensor | None = None
-
-    def collect(self, spikes: Tensor | None, membrane: Tensor | None, later: Tensor | None) -> None:
-        """Takes the derivatives that have arrived, and makes f of them.
-
-        Args:
-            spikes: In the spikes.
-            membrane: In the membranes.
-            later: f of the step after the last one, (N, *), if time is followed.
-        """
-        self.spike_gradient, self.membrane_gradient = spikes, membrane
-        found = None
-        if not self.gains and self.chain is None:
-            return  # nothing lies before it
-        if spikes is not None and self.density is not None:
-            found = spikes * self.density.to(spikes.dtype)
-        if membrane is not None:
-            own = membrane if self.read is None else membrane * self.read()
-            if self.several:
-                if found is None:
-                    assert self.density is not None
-                    found = torch.zeros_like(self.density)
-                found[-1] += own
-            else:
-                found = own if found is None else found.add_(own)
-        if self.chain is not None and (later is not None or (found is not None and self.several)):
-            if found is None:
-                found = torch.zeros_like(self.chain)
-            steps = found if self.several else found[None]
-            chain = self.chain if self.several else self.chain[None]
-            for t in range(len(steps) - 1, -1, -1):
-                if later is not None:
-                    steps[t].addcmul_(later, chain[t])
-                later = steps[t]
-        self.drift_gradient = found
 
 
 class SpikeNode(torch.autograd.Function):
@@ -159,15 +128,13 @@ class SpikeNode(torch.autograd.Function):
         state: NodeState = ctx.state
         if state.ledger.probe is not None:
             state.ledger.probe(state, gradients[0], gradients[1] if ctx.reads else None)
-        if not state.ledger.collecting:
+        walk = state.ledger.walk
+        if walk is None:
             return (None,) * (5 + ctx.count)
-        state.collect(gradients[0], gradients[1] if ctx.reads else None, gradients[-1])
-        found, first = state.drift_gradient, None
-        if state.ledger.reach == "last":
-            found = None
-        if found is not None and ctx.needs_input_grad[4]:
-            first = found[0] if state.several else found
-            first = first if state.kept is None else first * state.kept
+        found, first = walk(state, gradients[0], gradients[1] if ctx.reads else None, gradients[-1])
+        first = first if ctx.needs_input_grad[4] else None
+        if first is not None and state.kept is not None:
+            first = first * state.kept
         shares = []
         for gain in state.gains:
             whole = found is None or (isinstance(gain, float) and gain == 1.0)
@@ -196,7 +163,7 @@ class _Probed(torch.autograd.Function):
 
 
 def collected_through(x: Tensor, ledger: Ledger) -> Tensor:
-    """`x` itself, with a graph that only a backward pass that collects gets through."""
+    """`x` itself, with a graph that only a walk gets through."""
     found: Tensor = _Gate.apply(x, ledger)  # type: ignore[no-untyped-call]
     return found
 
@@ -209,7 +176,7 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        passes = ctx.ledger.collecting or ctx.ledger.probe is not None
+        passes = ctx.ledger.walk is not None or ctx.ledger.probe is not None
         return gradient if passes else None, None
 
 

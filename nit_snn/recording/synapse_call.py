@@ -82,7 +82,7 @@ class SynapseCall:
 
     def _keep_bits(self) -> None:
         """A noisy neuron reads it: the spikes that went in are kept here, as bits."""
-        self.budget.give_back(self.kept)
+        self.budget.give_back_spikes(self.kept)
         self.kept = 0
         assert isinstance(self.activity, Tensor)
         self.activity = pack(self.activity) or self.activity

@@ -130,7 +130,7 @@ class SynapseTap:
     def _of_spikes(self, x: Tensor) -> tuple[Tensor, SynapseCall]:
         """What a noisy neuron emitted goes in: at each step another, that does not come again."""
         size, packed = x.nbytes, None
-        if not self._budget.take(size):
+        if not self._budget.take_spikes(size):
             size, packed = 0, pack(x)
         output = self._output(x, packed)
         assert self._gradient is not None

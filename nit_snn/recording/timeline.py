@@ -14,13 +14,8 @@ from torch import Tensor
 
 from ..dynamics.firing import Firing, without_tails
 from ..dynamics.lif import number, spikes_of
-from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
-from .provenance import unchanged
-from .segment import Segment
-
-#: Of a surrogate, as a share of the way from the rest to the threshold.
-LEAST_WIDTH = 0.5
+from .segment import Segment, membranes_of
 
 
 class Recorded(Protocol):
@@ -30,11 +25,13 @@ class Recorded(Protocol):
         name: Its qualified name.
         neuron: The neuron.
         segments: What was recorded of it, of all shapes.
+        reached: Whether the losses were found to depend on its spikes or membranes.
     """
 
     name: str
     neuron: NoisyNeuron
     segments: list[Segment]
+    reached: bool
 
     def drawn_again(self, segment: Segment) -> Tensor:
         """eps of a segment that was not kept, in its own shape."""
@@ -102,60 +99,6 @@ class Timeline:
         return without_tails(self.firing.density).div_(sigma)
 
     @cached_property
-    def own_noise(self) -> tuple[Tensor, Tensor | float]:
-        """What each membrane still carries of its own noise, (T, N, *), and its deviation.
-
-        `nu_t = sigma eps_t + carry nu_{t-1}`, from the last spike on where that wipes the membrane.
-        """
-        rule, firing = self.rule, self.firing
-        assert firing.noise is not None
-        sigma = number(self.layer.neuron.sigma.detach().to(firing.level.dtype))
-        carried, carry = firing.noise * sigma, number(rule.carry)
-        if not (rule.carries and self.linked):
-            return carried, sigma
-        kept = (1 - firing.spike) * carry if rule.wiped else None
-        # Without a reset to a constant the variance is the same in all rows.
-        apart = rule.wiped or bool([own for own in self.kept if own is not None])
-        variance = torch.zeros_like(carried if apart else carried[:, :1]) + sigma**2
-        each, spread = carried.unbind(0), variance.unbind(0)
-        for step, before in enumerate(self.before):
-            if before is not None:
-                factor = carry if kept is None else kept[before]
-                own = self.kept[step]
-                factor = factor if own is None else factor * own
-                each[step].add_(each[before] * factor)
-                spread[step].add_(spread[before] * factor**2)
-        return carried, variance.sqrt_()
-
-    @cached_property
-    def smoothed(self) -> Firing:
-        """How likely spikes were, averaged over what membranes carry of their own noise.
-
-        A sample of the past noise tells of one membrane; the loss is an average over all of them.
-        """
-        firing = self.firing
-        assert firing.noise is not None
-        carried, spread = self.own_noise
-        if not (self.rule.carries and self.linked):
-            return firing
-        sigma = number(self.layer.neuron.sigma.detach().to(firing.level.dtype))
-        level = ((firing.level - firing.noise) * sigma).add_(carried).div_(spread)
-        return Firing(firing.spike, level, firing.noise, self.rule.wiped)
-
-    @cached_property
-    def surrogate(self) -> Tensor:
-        """The density of that noise at the threshold, but of a width that reaches most membranes.
-
-        A membrane that is further than the noise from its threshold would never learn to cross it.
-        """
-        spread, like = self.own_noise[1], self.firing.level
-        least = torch.as_tensor(number(self.rule.height), dtype=like.dtype, device=like.device)
-        width = torch.as_tensor(spread, dtype=like.dtype, device=like.device)
-        width = torch.maximum(width, LEAST_WIDTH * least)
-        level = self.smoothed.level * (spread / width)
-        return without_tails(Firing(self.firing.spike, level).density).div_(width)
-
-    @cached_property
     def before(self) -> list[int | None]:
         """For each step the one that left the membrane which it starts from; None if none did."""
         found: list[int | None] = []
@@ -216,19 +159,8 @@ class Timeline:
         level = (number(self.rule.threshold) - membrane).div_(sigma).add_(noise)
         return Firing(spike, level, noise, self.rule.wiped)
 
-    def let_go(self) -> None:
-        """Keeps spikes and surrogate alone; the rest is worked out again if it is asked for."""
-        for name in ("noise", "density", "firing", "own_noise", "smoothed"):
-            vars(self).pop(name, None)
-
     def _membranes(self) -> Tensor:
-        found = unchanged([segment.membrane for segment in self.segments])
-        if found is None:
-            raise RecordingError(
-                f"The membrane of {self.layer.name} was written to in place after a step, and what "
-                "the step did cannot be told from it any more. Write to a clone of it."
-            )
-        return self._stacked(found)
+        return self._stacked(membranes_of(self.segments, self.layer.name))
 
     def _fired(self, membrane: Tensor) -> Tensor:
         return spikes_of(membrane, self.rule.threshold, self.rule.or_equal)

@@ -24,8 +24,9 @@ from .orders import Order
 from .packed_spikes import BinarySpikes, SpikeTrain
 from .provenance import Seen, find
 from .row_probe import RowProbe
-from .segment import Segment
+from .segment import Segment, drawn_again
 from .spike_node import Ledger
+from .surrogates import Surrogates
 from .synapse_call import SynapseCall
 from .timeline import Timeline
 
@@ -67,12 +68,15 @@ class LayerTrace:
         calls: How many steps it has made.
         segments: What was recorded of them.
         left: The membranes that its last segments left, the newest at the end. A neuron that is
-            shared has one for each place.
+            shared has one for each place. Of those that a step has started from, the last stays.
         train: Its spikes as bits.
         executor: Who takes its steps.
         admitted: Shape and type of the last drift that was looked at.
         learns_sigma: Whether its noise level is learned.
         order: How its rows lie; None for C * B rows as `expand` makes them.
+        surrogates: The surrogate derivatives of its spikes, if they are asked for.
+        reached: Whether the losses were found to depend on its spikes or membranes.
+        read: Whether they were on its membranes, apart from its spikes.
     """
 
     name: str
@@ -87,6 +91,10 @@ class LayerTrace:
     admitted: tuple[torch.Size, torch.dtype] | None = None
     learns_sigma: bool = False
     order: Order | None = None
+    surrogates: Surrogates | None = None
+    reached: bool = False
+    read: bool = False
+    _continued: Left | None = None
     _timelines: list[Timeline] | None = None
 
     def found(self, state: Tensor | None) -> Left | None:
@@ -95,6 +103,10 @@ class LayerTrace:
             return None
         for left in reversed(self.left):
             if left.state.matches(state):
+                if left is not self._continued:
+                    if self._continued in self.left:
+                        self.left.remove(self._continued)
+                    self._continued = left
                 return left
         return None
 
@@ -116,8 +128,7 @@ class LayerTrace:
     def drawn_again(self, segment: Segment) -> Tensor:
         """eps of a segment that was not kept, in its own shape."""
         assert self.executor is not None
-        drawn = list(self.executor.samples(segment))
-        return torch.stack(drawn) if segment.several else drawn[0]
+        return drawn_again(segment, self.executor)
 
 
 @dataclass(eq=False)

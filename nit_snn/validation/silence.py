@@ -12,7 +12,7 @@ from torch import Tensor
 from ..dynamics.firing import OUT_OF_REACH
 from ..estimators.estimator import Estimate
 from ..recording.census import Census, Count
-from ..recording.timeline import LEAST_WIDTH
+from ..recording.surrogates import LEAST_WIDTH
 from ..recording.trace import LayerTrace, PassTrace
 from . import warn
 from .capture import being_captured
@@ -67,7 +67,7 @@ class Silence:
             # Its membranes alone may be read.
             speaks = layer not in found.reached and name == last
             speaks = speaks and (among_replicas > 0 or trace.replicas == 1)
-            if name in self._told or speaks or _is_read(layer):
+            if name in self._told or speaks or layer.read:
                 continue
             some, every, below, above = own
             if some == 0 and below > OUT_OF_REACH:
@@ -107,9 +107,3 @@ def _looked_at(count: Count, layer: LayerTrace, cheap: bool) -> list[Tensor]:
 
 def _fours(values: list[float]) -> list[list[float]]:
     return [values[i : i + 4] for i in range(0, len(values), 4)]
-
-
-def _is_read(layer: LayerTrace) -> bool:
-    """Whether the losses are known to depend on its membranes themselves."""
-    nodes = (segment.node for segment in layer.segments)
-    return any(node is not None and node.membrane_gradient is not None for node in nodes)

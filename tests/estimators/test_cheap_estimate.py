@@ -23,12 +23,15 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
+from nit_snn.estimators import surrogate
 from nit_snn.noise.streams import ReplicaNoise
+from nit_snn.recording import surrogates
 
 STEPS, ROWS, SEED = 4, 3, 5
 SIZES = (4, 5, 3)
 SIGMA = (0.35, 0.9)  #: with the first, a membrane's noise is narrower at first, and wider later
 DOUBLE = torch.float64
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
 @dataclass(frozen=True)
@@ -286,8 +289,7 @@ def test_it_is_its_formula(name: str, credit: str, route: str, conditional: bool
         torch.testing.assert_close(
             found[parameter],
             gradient,
-            rtol=1e-9,
-            atol=1e-12,
+            **CLOSE,
             msg=lambda text, p=parameter: f"{p}: {text}",
         )
 
@@ -295,3 +297,17 @@ def test_it_is_its_formula(name: str, credit: str, route: str, conditional: bool
 def test_a_single_row_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "ROWS", 1)
     test_it_is_its_formula("leaky subtract", "layers", "auto", False)
+
+
+@pytest.mark.parametrize("credit", ["layers", "time"])
+@pytest.mark.parametrize(
+    "name", ["leaky zero", "leaky subtract", "lif soft, mode s", "lif hard, mode m"]
+)
+def test_blocks_of_single_steps_in_half_the_precision(
+    name: str, credit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a pass of many steps is kept; half of float64 is float32."""
+    monkeypatch.setattr(surrogates, "_AT_ONCE", 1)
+    monkeypatch.setattr(surrogate, "_AT_ONCE", 1)
+    monkeypatch.setitem(globals(), "CLOSE", {"rtol": 1e-5, "atol": 1e-7})
+    test_it_is_its_formula(name, credit, "auto", False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import oracle
@@ -14,9 +15,8 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
-from nit_snn.estimators import estimator, residual
+from nit_snn.estimators import residual, surrogate
 from nit_snn.estimators.residual import WienerResidual
-from nit_snn.estimators.scores import LayerCotangents
 
 X = torch.linspace(-1, 2, 24, dtype=torch.float64).view(6, 4)
 
@@ -207,13 +207,14 @@ def learned_weight(replicas: int, monkeypatch: pytest.MonkeyPatch, wrong: str) -
             linear in the spikes of one step, to which something random is added.
     """
     monkeypatch.setattr(residual, "_FIRST", 10**9)
-    own = estimator.surrogate.cotangents
+    own = surrogate.walk_back
 
-    def turned(*args: Any) -> LayerCotangents:
-        return estimator.scaled(own(*args), -1.0)
+    def turned(*args: Any) -> Any:
+        *args, take = args
+        return own(*args, lambda layer, chunk: take(layer, replace(chunk, values=-chunk.values)))
 
     if wrong == "sign":
-        monkeypatch.setattr(estimator.surrogate, "cotangents", turned)
+        monkeypatch.setattr(surrogate, "walk_back", turned)
     torch.manual_seed(0)
     net = swap_neurons(nn.Sequential(nn.Linear(4, 3), snn.Leaky(beta=0.5, init_hidden=True)), 0.6)
     learner = NITLearner(net, replicas=replicas, seed=1, credit="layers", residual="auto")

@@ -25,7 +25,7 @@ from torch import Tensor
 from ...recording.timeline import Timeline
 from ...recording.trace import LayerTrace, PassTrace
 from ...training.distributed import ALONE, Ranks
-from .derivatives import collect, derivatives, reached
+from .derivatives import spike_derivatives
 from .kinds import Known
 
 #: How slowly the means over batches follow.
@@ -98,8 +98,8 @@ class FeedbackCredit:
     readouts: dict[str, LocalReadout] = field(default_factory=dict)
     _errors: Tensor | None = None
 
-    def collect(self, trace: PassTrace, losses: Tensor, form: str) -> None:
-        collect(trace, losses, form)
+    def look(self, trace: PassTrace, losses: Tensor) -> None:
+        """The losses' derivative in the outputs."""
         self._errors = output_errors(trace, losses)
 
     def learn(self, trace: PassTrace) -> None:
@@ -108,10 +108,11 @@ class FeedbackCredit:
         if errors is None or not bool(self.ranks.sum(errors.square().sum()).isfinite()):
             return  # errors that overflow say nothing, and would stay for ever
         for layer in trace.active:
-            if layer.segments[0].node is None or reached(layer):
+            if layer.segments[0].node is None or layer.reached or layer.surrogates is None:
                 continue
-            for timeline in layer.timelines:
-                self._learn(_name(timeline), features_of(timeline), errors)
+            layer.surrogates.finish()
+            for shape, counts in layer.surrogates.counts.items():
+                self._learn(_name(layer.name, shape), features_of(counts), errors)
 
     def _learn(self, name: str, features: Tensor, errors: Tensor) -> None:
         shape, held = (errors.shape[1], features.shape[1]), self.readouts.get(name)
@@ -124,23 +125,30 @@ class FeedbackCredit:
             held.to(features).learn(features, errors.to(features), self.ranks, 1 - _MEMORY)
 
     def reaches(self, layer: LayerTrace) -> bool:
-        return reached(layer) or self._errors is not None
+        return layer.reached or self._errors is not None
 
-    def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
-        if reached(timeline.layer):
-            return derivatives(timeline)
-        spikes, held = timeline.spike, self.readouts.get(_name(timeline))
+    def sent(self, layer: LayerTrace, shape: torch.Size) -> Tensor:
+        """c of each spike, the same at all steps, (N, *); zero while nothing is known."""
+        assert layer.surrogates is not None
+        return self._of(layer.name, layer.surrogates.counts[shape])
+
+    def _of(self, layer: str, counts: Tensor) -> Tensor:
+        """The same, from how often each neuron of a layer has fired, (N, *)."""
+        held = self.readouts.get(_name(layer, counts.shape))
+        features = features_of(counts)
         if self._errors is None or held is None:
-            return torch.zeros_like(spikes), None
-        features = features_of(timeline)
+            return torch.zeros_like(counts)
         errors = self._errors.to(features)
         if held.weight.shape != (errors.shape[1], features.shape[1]):
-            return torch.zeros_like(spikes), None
-        found = spread(held.to(features).credit(features, errors), spikes[0])
-        return found.expand_as(spikes).clone(), None
+            return torch.zeros_like(counts)
+        return spread(held.to(features).credit(features, errors), counts)
 
     def known(self, timeline: Timeline, conditioned: bool) -> Known:
-        return Known(self.gradients(timeline)[0])
+        """The exact derivative of layers that the losses read, for all others what is sent."""
+        if timeline.layer.reached:
+            return Known(spike_derivatives(timeline))
+        spikes = timeline.spike
+        return Known(self._of(timeline.layer.name, spikes.sum(0)).expand_as(spikes))
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned so far."""
@@ -176,9 +184,8 @@ def _is_readout(entry: tuple[Any, Any]) -> bool:
     return shapes and all(bool(x.isfinite().all()) for x in (weight, mean, size))
 
 
-def features_of(timeline: Timeline) -> Tensor:
-    """f, (N, features): spikes summed over time, and over pairs of positions in feature maps."""
-    counts = timeline.spike.sum(0)
+def features_of(counts: Tensor) -> Tensor:
+    """f, (N, features): spikes summed over time, (N, *), and over pairs of positions in maps."""
     return _in_pairs(counts).flatten(1)
 
 
@@ -234,5 +241,5 @@ def _comes_in_time(output: Tensor, trace: PassTrace) -> bool:
     return output.dim() > 2 and output.shape[1] == trace.rows and output.shape[0] in steps
 
 
-def _name(timeline: Timeline) -> str:
-    return f"{timeline.layer.name} {tuple(timeline.segments[0].shape[1:])}"
+def _name(layer: str, shape: torch.Size) -> str:
+    return f"{layer} {tuple(shape[1:])}"

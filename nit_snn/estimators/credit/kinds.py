@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ...recording.timeline import Timeline
@@ -45,13 +46,12 @@ class Credit(Protocol):
     @property
     def learns(self) -> bool: ...
 
-    def collect(self, trace: PassTrace, losses: Tensor, form: str) -> None:
-        """Asks the loss for its derivatives.
+    def look(self, trace: PassTrace, losses: Tensor) -> None:
+        """Asks the losses for what it needs beside a walk back through the spikes.
 
         Args:
             trace: The pass.
             losses: With their graph.
-            form: Which density spikes have (see `nit_snn.estimators.credit.derivatives`).
         """
         ...
 
@@ -63,8 +63,8 @@ class Credit(Protocol):
         """Whether the losses are known to depend on a layer's spikes or membranes."""
         ...
 
-    def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
-        """The losses' derivatives in spikes, and in the membranes that were read, (T, N, *)."""
+    def sent(self, layer: LayerTrace, shape: torch.Size) -> Tensor:
+        """What a spike is worth at every step of a layer that no walk reaches, (N, *)."""
         ...
 
     def known(self, timeline: Timeline, conditioned: bool) -> Known:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ...recording.timeline import Timeline
 from ...recording.trace import LayerTrace, PassTrace
-from .derivatives import collect, derivatives, reached
+from .derivatives import spike_derivatives
 from .kinds import Known
 
 
@@ -23,17 +24,17 @@ class LayersCredit:
     reach: str | None = "layers"
     learns: bool = False
 
-    def collect(self, trace: PassTrace, losses: Tensor, form: str) -> None:
-        collect(trace, losses, form)
+    def look(self, trace: PassTrace, losses: Tensor) -> None:
+        """Nothing more is asked of the losses."""
 
     def learn(self, trace: PassTrace) -> None:
         """Nothing is learned."""
 
     def reaches(self, layer: LayerTrace) -> bool:
-        return reached(layer)
+        return layer.reached
 
-    def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
-        return derivatives(timeline)
+    def sent(self, layer: LayerTrace, shape: torch.Size) -> Tensor:
+        raise AssertionError("nothing is sent")
 
     def known(self, timeline: Timeline, conditioned: bool) -> Known:
-        return Known(derivatives(timeline)[0])
+        return Known(spike_derivatives(timeline))

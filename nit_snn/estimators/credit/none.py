@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ...recording.timeline import Timeline
@@ -19,8 +20,8 @@ class NoCredit:
     reach: str | None = None
     learns: bool = False
 
-    def collect(self, trace: PassTrace, losses: Tensor, form: str) -> None:
-        """Nothing is asked of the loss."""
+    def look(self, trace: PassTrace, losses: Tensor) -> None:
+        """Nothing more is asked of the losses."""
 
     def learn(self, trace: PassTrace) -> None:
         """Nothing is learned."""
@@ -28,8 +29,8 @@ class NoCredit:
     def reaches(self, layer: LayerTrace) -> bool:
         return False
 
-    def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
-        raise AssertionError("no layer is ever reached")
+    def sent(self, layer: LayerTrace, shape: torch.Size) -> Tensor:
+        raise AssertionError("nothing is sent")
 
     def known(self, timeline: Timeline, conditioned: bool) -> Known:
         raise AssertionError("no layer is ever reached")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ...dynamics.lif import number
 from ...recording.timeline import Timeline
 from ...recording.trace import LayerTrace, PassTrace
-from .derivatives import collect, conditioned_jump, derivatives, later_drifts, reached
+from .derivatives import conditioned_jump, later_drifts, spike_derivatives
 from .kinds import Known
 
 
@@ -21,21 +22,21 @@ class TimeCredit:
     reach: str | None = "time"
     learns: bool = False
 
-    def collect(self, trace: PassTrace, losses: Tensor, form: str) -> None:
-        collect(trace, losses, form)
+    def look(self, trace: PassTrace, losses: Tensor) -> None:
+        """Nothing more is asked of the losses."""
 
     def learn(self, trace: PassTrace) -> None:
         """Nothing is learned."""
 
     def reaches(self, layer: LayerTrace) -> bool:
-        return reached(layer)
+        return layer.reached
 
-    def gradients(self, timeline: Timeline) -> tuple[Tensor, Tensor | None]:
-        return derivatives(timeline)
+    def sent(self, layer: LayerTrace, shape: torch.Size) -> Tensor:
+        raise AssertionError("nothing is sent")
 
     def known(self, timeline: Timeline, conditioned: bool) -> Known:
         """`c_t = g_t + f_{t+1} jump`; given the spikes also `w_t = carry f_{t+1}`."""
-        gradient, rule = derivatives(timeline)[0], timeline.rule
+        gradient, rule = spike_derivatives(timeline), timeline.rule
         if not rule.carries:
             return Known(gradient)
         later = later_drifts(timeline)
