@@ -99,14 +99,13 @@ def bptt(framework: type, args: argparse.Namespace, optimised: bool = False) -> 
     return lambda steps: F.cross_entropy(net(x, steps), y).backward()
 
 
-def nit(framework: type, args: argparse.Namespace, recompute: bool, cheap: bool = False) -> Step:
-    """The likelihood ratio alone, or `cheap`: the credit alone, with one replica."""
+def nit(framework: type, args: argparse.Namespace, **options: Any) -> Step:
+    """The likelihood ratio alone with `credit="none"`; without options the default."""
     net = swap_neurons(framework(SIZES), sigma=0.5)
-    options: dict[str, Any] = {"replicas": args.replicas, "credit": "none"}
-    if cheap:
-        options = {"replicas": 1, "credit": "layers", "residual": 0}
-    learner = NITLearner(net, recompute=recompute, seed=args.seed, **options)
-    samples = args.rows // options["replicas"]
+    if options.get("credit") == "none":
+        options["replicas"] = args.replicas
+    learner = NITLearner(net, seed=args.seed, **options)
+    samples = args.rows // learner.replicas
     x, y = torch.rand(samples, SIZES[0]), torch.randint(SIZES[-1], (samples,))
 
     def step(steps: int) -> None:
@@ -122,10 +121,14 @@ METHODS: dict[str, Callable[[argparse.Namespace], Step]] = {
     "snnTorch, BPTT": lambda args: bptt(SnnTorch, args),
     "SpikingJelly, BPTT": lambda args: bptt(SpikingJelly, args),
     "SpikingJelly, BPTT, memopt": lambda args: bptt(SpikingJelly, args, optimised=True),
-    "snnTorch, NIT": lambda args: nit(SnnTorch, args, False),
-    "snnTorch, NIT, recompute": lambda args: nit(SnnTorch, args, True),
-    "SpikingJelly, NIT, recompute": lambda args: nit(SpikingJelly, args, True),
-    "snnTorch, layers": lambda args: nit(SnnTorch, args, False, cheap=True),
+    "snnTorch, NIT": lambda args: nit(SnnTorch, args, credit="none", recompute=False),
+    "snnTorch, NIT, recompute": lambda args: nit(SnnTorch, args, credit="none", recompute=True),
+    "SpikingJelly, NIT, recompute": lambda args: nit(
+        SpikingJelly, args, credit="none", recompute=True
+    ),
+    "snnTorch, default": lambda args: nit(SnnTorch, args),
+    "snnTorch, forward only": lambda args: nit(SnnTorch, args, forward_only=True),
+    "SpikingJelly, default": lambda args: nit(SpikingJelly, args),
 }
 
 

@@ -104,8 +104,9 @@ class LayerTrace:
         for left in reversed(self.left):
             if left.state.matches(state):
                 if left is not self._continued:
-                    if self._continued in self.left:
-                        self.left.remove(self._continued)
+                    before = self._continued
+                    if before is not None and before in self.left:
+                        self.left.remove(before)
                     self._continued = left
                 return left
         return None
