@@ -103,11 +103,9 @@ class LayerTrace:
             return None
         for left in reversed(self.left):
             if left.state.matches(state):
-                if left is not self._continued:
-                    before = self._continued
-                    if before is not None and before in self.left:
-                        self.left.remove(before)
-                    self._continued = left
+                before, self._continued = self._continued, left
+                if before is not None and before is not left and before in self.left:
+                    self.left.remove(before)
                 return left
         return None
 
