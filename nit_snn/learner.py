@@ -190,8 +190,7 @@ class NITLearner(LearnerState):
         if not self._enabled:
             yield self
             return
-        choice, guarded = self._choice, estimator.score.conditioned
-        needs = estimator.needs(guarded, choice.wants_scores, choice.likes_scores, self.replicas)
+        needs = self._choice.needs(self.replicas)
         budget = budget_of(self.recompute, self.memory_budget, session.device)
         with session.record(needs, self.replicas, budget):
             yield self

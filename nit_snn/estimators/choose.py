@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..dynamics.needs import Needs
 from ..neurons.base import NoisyNeuron
 from ..training.distributed import Ranks
 from .baselines import Sharing
@@ -131,10 +132,17 @@ class Choice:
             return any(residual.weight(layer) > 0 for layer in residual.squares)
         return residual.weight("") > 0
 
-    @property
-    def likes_scores(self) -> bool:
-        """Whether they are more than a mere possibility in the next pass."""
-        return self.kind == "none" or self.residual.weight("") > 0 or self.seen
+    def needs(self, replicas: int) -> Needs:
+        """What the next pass has to keep.
+
+        Args:
+            replicas: Those of this process.
+        """
+        estimator = self.estimator
+        # Before anything is known of the losses, a likelihood ratio is a mere possibility.
+        likely = self.kind == "none" or self.residual.weight("") > 0 or self.seen
+        guarded = estimator.score.conditioned
+        return estimator.needs(guarded, self.wants_scores, likely, replicas)
 
     def learn_from(self, found: Estimate) -> bool:
         """Takes in what a pass has shown; whether that has settled an "auto", or changed it."""

@@ -177,9 +177,6 @@ class Recorder:
         moved = self._emit(layer, segment, moved)
         if layer.surrogates is not None and segment.membrane is not None:
             layer.surrogates.add(segment, [left.segment for left in layer.left])
-        for each in inputs:
-            if each.source is not None:
-                each.graph = None  # whatever reads the spikes leads there now
         return moved
 
     def _begin(self, layer: LayerTrace, state: Tensor | None, left: Left | None) -> None:
@@ -266,10 +263,8 @@ class Recorder:
             layer.executor = executor_for(
                 layer.noise, neuron.sigma, self.needs, budget, binary, dtype
             )
-            if self.needs.blocks:
-                layer.surrogates = Surrogates(
-                    layer.name, neuron, layer.executor, self.needs, budget
-                )
+            parts = layer.name, neuron, layer.executor, self.needs, budget
+            layer.surrogates = Surrogates(*parts) if self.needs.blocks else None
         layer.admitted = shape, dtype
 
     def _keep(self, layer: LayerTrace, segment: Segment, executor: Executor) -> None:
@@ -301,14 +296,16 @@ class Recorder:
     def _in_graph(self, segment: Segment, moved: Moved, spikes: Tensor, ledger: Ledger) -> Moved:
         graphs: list[Tensor] = []
         gains: list[float | Tensor] = []
-        if ledger.reach != "last":
-            for each in segment.inputs:
-                if each.graph is not None:
-                    graphs.append(each.graph)
-                    gains.append(each.gain)
-            if segment.drift is not None:
-                graphs.append(segment.drift)
-                gains.append(1.0)
+        for each in segment.inputs:
+            if each.graph is not None and ledger.reach != "last":
+                graphs.append(each.graph)
+                gains.append(each.gain)
+            each.graph = (
+                each.graph if each.source is None else None
+            )  # what reads spikes leads there
+        if segment.drift is not None and ledger.reach != "last":
+            graphs.append(segment.drift)
+            gains.append(1.0)
         segment.node = NodeState(ledger, segment.several, tuple(gains), segment.kept)
         handle = None
         if segment.origin is not None and segment.rule.carries:
