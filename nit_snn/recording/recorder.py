@@ -109,10 +109,9 @@ class Recorder:
         finally:
             for tap in taps:
                 tap.remove()
-            for neuron in layers:
+            for neuron, layer in layers.items():
                 for name in FLEETING:
                     vars(neuron).pop(name, None)
-            for layer in layers.values():
                 layer.left.clear()
             self._handles = {}
 
@@ -174,10 +173,7 @@ class Recorder:
         if self.trace.census is not None:
             self.trace.census.take(layer.name, segment, moved)
         self._keep(layer, segment, executor)
-        moved = self._emit(layer, segment, moved)
-        if layer.surrogates is not None and segment.membrane is not None:
-            layer.surrogates.add(segment, [left.segment for left in layer.left])
-        return moved
+        return self._emit(layer, segment, moved)
 
     def _begin(self, layer: LayerTrace, state: Tensor | None, left: Left | None) -> None:
         """Looks at a layer before its first step."""
@@ -285,12 +281,13 @@ class Recorder:
         if moved.spikes is not None:
             binary = BinarySpikes(layer.train, segment.several, moved.packed)
             mark(moved.spikes, binary, kept=2 if segment.several else 1)
-        # The same memory as what is handed out, without its graph.
-        state = Seen(moved.state.detach())
+        state = Seen(moved.state.detach())  # the same memory, without its graph
         layer.left.append(Left(state, segment, moved.spikes))
         if self._watches and moved.membrane is not None:
             same = moved.membrane is moved.state
             segment.membrane = state if same else Seen(moved.membrane.detach())
+            if layer.surrogates is not None:
+                layer.surrogates.add(segment, [left.segment for left in layer.left])
         return moved
 
     def _in_graph(self, segment: Segment, moved: Moved, spikes: Tensor, ledger: Ledger) -> Moved:
