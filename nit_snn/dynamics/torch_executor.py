@@ -33,6 +33,8 @@ class TorchExecutor:
         self, noise: LayerNoise, sigma: Tensor, needs: Needs, budget: Budget, binary: bool
     ) -> None:
         self.noise, self.needs, self.budget, self.binary = noise, needs, budget, binary
+        #: Whether somebody looks at the noise at once, or will ask for it while there is room.
+        self.always, self.keeps = needs.blocks, needs.keeps_noise
         self.level = sigma.detach()
         #: Whether nobody asks for the noise of single steps where the activity is the same at all.
         self.sums = needs.plain and not needs.apart and not sigma.requires_grad
@@ -53,7 +55,7 @@ class TorchExecutor:
             membrane = noisy_step(
                 current, state, fired, rule.lif, rule.threshold, self.sigma, noise
             )
-        if self._keeps(noise.nbytes):
+        if self.always or (self.keeps and self.budget.take(noise.nbytes)):
             steps.noise = noise
         if not self.binary:
             return Moved(membrane, None, membrane)
@@ -77,9 +79,9 @@ class TorchExecutor:
         noises = total = None
         real = torch.float64 if current.dtype == torch.float64 else torch.float32
         if static and self.sums:
-            if self._keeps(spikes.nbytes // count):
+            if self.always or (self.keeps and self.budget.take(spikes.nbytes // count)):
                 total = steps.total = current.new_zeros(steps.shape, dtype=real)
-        elif self._keeps(spikes.nbytes):
+        elif self.always or (self.keeps and self.budget.take(spikes.nbytes)):
             noises = steps.noise = torch.empty(shape, dtype=real, device=current.device)
         for t, call in enumerate(steps.calls):
             noise = self.noise.draw(steps.shape, steps.dtype, call=call)
@@ -94,11 +96,6 @@ class TorchExecutor:
             if total is not None:
                 total += self._score(noise)
         return Moved(membranes, spikes, state)
-
-    def _keeps(self, size: int) -> bool:
-        """Whether the noise is kept: somebody will ask for it at once, or there is room."""
-        needs = self.needs
-        return needs.blocks or (needs.keeps_noise and self.budget.take(size))
 
     def absorb(self, last: Steps, steps: Steps) -> None:
         """See `Executor`; where noise was not kept, no sum is: all of it is drawn again."""

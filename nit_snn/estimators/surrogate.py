@@ -77,6 +77,7 @@ def walk_back(
     for line in lines:
         if not line.layer.reached and credit.reaches(line.layer):
             line.all_back(credit, rows)
+        line.hand_on()
     return {line.layer: line.sigma for line in lines if credit.reaches(line.layer)}
 
 
@@ -97,6 +98,8 @@ class Line:
         self.sigma = torch.zeros_like(level) if level.requires_grad else None
         self._block: Block | None = None
         self._steps: list[tuple[Tensor, Tensor, Tensor | float]] = []
+        self._segments: list[Segment] = []
+        self._found: list[Tensor] = []
 
     def back(
         self,
@@ -122,32 +125,40 @@ class Line:
         if gradient is None and read is None and later is None:
             return None, None
         if segment.several:
+            self.hand_on()
             return self._sequence(segment, gradient, read, later, sends)
-        density, spike, chain = self._step(segment)
+        if segment.block is not self._block:
+            self._next_block(segment.block)
+        density, spike, chain = self._steps[segment.first]
         own = None if gradient is None else gradient * density
         if read is not None:
             left = read * read_factor(self.rule, spike, density)
             own = left if own is None else own.add_(left)
         f = own
         if later is not None:
-            f = later * chain if own is None else _plus(own, later, chain)
+            f = later * chain if own is None else own + later * chain
         assert f is not None
         if self.sigma is not None:
             self._learn_level(segment, range(1), spike, gradient, read, later)
-        self.take(self.layer, Chunk([segment], range(1), f.unsqueeze(0)))
+        self._segments.append(segment)
+        self._found.append(f)
         return {"last": None, "layers": own, "time": f}[sends], f
 
-    def _step(self, segment: Segment) -> tuple[Tensor, Tensor, Tensor | float]:
-        """The surrogate, the spikes and E of a step; a whole block is read at once."""
-        block = segment.block
+    def _next_block(self, block: Block | None) -> None:
+        """The surrogates, the spikes and E of another block's steps; those before are done."""
+        self.hand_on()
         assert block is not None
-        if block is not self._block:
-            density, spike = block.read(range(len(block.signed)))
-            chain = surrogate_chain(self.rule, spike, density)
-            chains = chain.unbind(0) if isinstance(chain, Tensor) else [chain] * len(density)
-            self._block = block
-            self._steps = list(zip(density.unbind(0), spike.unbind(0), chains, strict=True))
-        return self._steps[segment.first]
+        density, spike = block.read(range(len(block.signed)))
+        chain = surrogate_chain(self.rule, spike, density)
+        chains = chain.unbind(0) if isinstance(chain, Tensor) else [chain] * len(density)
+        self._block = block
+        self._steps = list(zip(density.unbind(0), spike.unbind(0), chains, strict=True))
+
+    def hand_on(self) -> None:
+        """The cotangents of single steps that are still here."""
+        if self._segments:
+            self.take(self.layer, Chunk(self._segments, range(1), torch.stack(self._found)))
+            self._segments, self._found = [], []
 
     def _sequence(
         self,

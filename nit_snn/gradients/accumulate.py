@@ -97,7 +97,7 @@ class Accumulator:
         """Adds up what belongs to a synapse's output, or to one step of it."""
         held = self._totals.get(source)
         if held is None:
-            self._size += _size(source)
+            self._size += source.activity.shape.numel() + source.output_shape.numel()
         if step is None:
             self._totals[source] = share if held is None else held + share
             return
@@ -202,11 +202,6 @@ class Accumulator:
         return [*self.outputs, *self.parameters], [*self.cotangents, *finished]
 
 
-def _size(source: SynapseCall) -> int:
-    """How many numbers a call's activity and its cotangent are."""
-    return source.activity.shape.numel() + source.output_shape.numel()
-
-
 def _scaled(cotangent: Tensor, gain: float | Tensor, signed: bool = False) -> Tensor:
     """A cotangent of the drift as one of a current; a direction (`signed`) keeps its scale."""
     if signed:
@@ -235,7 +230,7 @@ def _pieces(
     some: list[tuple[SynapseCall, Tensor]] = []
     size = 0
     for source, total in group:
-        own = _size(source)
+        own = source.activity.shape.numel() + source.output_shape.numel()
         if some and size + own > _AT_ONCE:
             yield some
             some, size = [], 0

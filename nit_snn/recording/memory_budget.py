@@ -48,15 +48,14 @@ class MemoryBudget:
 
     def take_spikes(self, size: int) -> bool:
         """The same for spikes as numbers."""
-        if size > self.spikes or not self.take(size):
+        if size > self.spikes or size > self.left:
             return False
-        self.spikes -= size
+        self.left, self.spikes = self.left - size, self.spikes - size
         return True
 
     def give_back_spikes(self, size: int) -> None:
         """Likewise."""
-        self.spikes += size
-        self.give_back(size)
+        self.left, self.spikes = self.left + size, self.spikes + size
 
 
 def budget_of(recompute: bool | str, limit: int | None, device: torch.device) -> MemoryBudget:

@@ -287,7 +287,7 @@ class Recorder:
             same = moved.membrane is moved.state
             segment.membrane = state if same else Seen(moved.membrane.detach())
             if layer.surrogates is not None:
-                layer.surrogates.add(segment, [left.segment for left in layer.left])
+                layer.surrogates.add(segment, layer.left)
         return moved
 
     def _in_graph(self, segment: Segment, moved: Moved, spikes: Tensor, ledger: Ledger) -> Moved:

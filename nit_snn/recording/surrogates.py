@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -45,6 +46,12 @@ Rest = tuple[Tensor, Tensor]
 Before = tuple[int | None, Rest | None, Tensor | None]
 
 
+class Place(Protocol):
+    """A membrane that a segment left behind."""
+
+    segment: Segment
+
+
 @dataclass(eq=False)
 class Surrogates:
     """Those of one layer.
@@ -70,20 +77,21 @@ class Surrogates:
     _rests: dict[Segment, Rest] = field(default_factory=dict)
     _size: int = 0
 
-    @property
-    def _most(self) -> int:
-        return _AT_ONCE * (1 if self.neuron.sigma.device.type == "cpu" else _ON_A_GPU)
+    def __post_init__(self) -> None:
+        on_cpu = self.neuron.sigma.device.type == "cpu"
+        self._most = _AT_ONCE * (1 if on_cpu else _ON_A_GPU)
 
-    def add(self, segment: Segment, left: Iterable[Segment]) -> None:
+    def add(self, segment: Segment, places: Iterable[Place]) -> None:
         """Takes in what the neuron has just done.
 
         Args:
             segment: With its membrane and, if it was kept, its noise.
-            left: The segments whose membranes a later step may still start from.
+            places: The membranes that a later step may still start from.
         """
         shape, most = segment.shape, self._most
         self._size += shape.numel() * len(segment.calls)
         if segment.several:
+            left = [place.segment for place in places]
             self._close(shape, left, halved=False)
             self._sequence(segment, halved=self._size > most)
             self._tidy([segment], left)
@@ -91,7 +99,7 @@ class Surrogates:
         pending = self._open.setdefault(shape, [])
         pending.append(segment)
         if shape.numel() * len(pending) >= most:
-            self._close(shape, left, halved=True)
+            self._close(shape, [place.segment for place in places], halved=True)
 
     def finish(self) -> None:
         """Makes blocks of all that is left."""
@@ -111,7 +119,9 @@ class Surrogates:
             for s in pending
         ]
         membrane = torch.stack(membranes_of(pending, self.name))
-        noise = torch.stack([self._noise_of(segment) for segment in pending])
+        noise = torch.stack(
+            [s.noise if s.noise is not None else drawn_again(s, self.executor) for s in pending]
+        )
         wanted = {places[s]: s for s in left if s in places}
         block, rests = self._block(pending[0], membrane, noise, before, wanted, halved)
         for i, segment in enumerate(pending):
@@ -121,7 +131,8 @@ class Surrogates:
 
     def _sequence(self, segment: Segment, halved: bool) -> None:
         """A segment of several steps, in parts that a cache holds."""
-        (membranes,), noises = membranes_of([segment], self.name), self._noise_of(segment)
+        (membranes,), noises = membranes_of([segment], self.name), segment.noise
+        noises = drawn_again(segment, self.executor) if noises is None else noises
         rest = None if segment.origin is None else self._rests.get(segment.origin)
         length = max(1, self._most // max(1, segment.shape.numel()))
         blocks = []
@@ -138,15 +149,13 @@ class Surrogates:
         if rest is not None:
             self._rests[segment] = rest
 
-    def _noise_of(self, segment: Segment) -> Tensor:
-        return drawn_again(segment, self.executor) if segment.noise is None else segment.noise
-
     def _tidy(self, segments: Iterable[Segment], left: Iterable[Segment]) -> None:
         """Lets go of what was only there to make a block."""
+        wanted = self.needs.keeps_noise
         for segment in segments:
             if not self.needs.firing:
                 segment.membrane = None
-            kept = self.needs.keeps_noise and segment.noise is not None
+            kept = wanted and segment.noise is not None
             if not (kept and self.budget.take(segment.noise.nbytes)):  # type: ignore[union-attr]
                 segment.noise = None
         alive = {*segments, *left}
@@ -216,9 +225,8 @@ def own_noise(
     if not rule.carries:
         return carried, sigma, {}
     # Without a reset to a constant the variance is the same in all rows.
-    apart = rule.wiped or any(
-        own is not None or (rest is not None and len(rest[1]) > 1) for _, rest, own in before
-    )
+    resets = [own for _, rest, own in before if own is not None or (rest and len(rest[1]) > 1)]
+    apart = rule.wiped or bool(resets)
     variance = torch.zeros_like(carried if apart else carried[:, :1]) + sigma**2
     carry = number(rule.carry)
     kept = (1 - spike) * carry if rule.wiped else torch.zeros_like(variance) + carry
