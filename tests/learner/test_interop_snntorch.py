@@ -26,8 +26,6 @@ STEPS, BATCH, CLASSES, REPLICAS = 6, 5, 3, 8
 class Net(nn.Module):
     """12-8-3 of Leaky neurons over time-first input; spikes and membranes, (T, N, 3)."""
 
-    keeps_membranes = True
-
     def __init__(self, outputs: int = CLASSES) -> None:
         super().__init__()
         self.fc1, self.lif1 = nn.Linear(12, 8), snn.Leaky(beta=0.9)
@@ -42,7 +40,7 @@ class Net(nn.Module):
             spikes.append(spk2)
             membranes.append(mem2)
         spikes = torch.stack(spikes)
-        return spikes, torch.stack(membranes) if self.keeps_membranes else spikes
+        return spikes, torch.stack(membranes)
 
 
 def batch() -> tuple[Tensor, Tensor]:
