@@ -5,6 +5,7 @@ to use the other:
 
     from nit_snn.neurons import NoisyLeaky, NoisySynaptic   # snnTorch
     from nit_snn.neurons import NoisyIFNode, NoisyLIFNode   # SpikingJelly
+    from nit_snn.neurons import NoisyQIFNode                # SpikingJelly 2.0 or newer
     from nit_snn.neurons import NoisyActivation             # torch alone
 """
 
@@ -25,18 +26,30 @@ if TYPE_CHECKING:
         NoisySynaptic,
     )
     from .spikingjelly import NoisyIFNode, NoisyLIFNode, NoisyParametricLIFNode
+    from .spikingjelly_more import (
+        NoisyCUBALIFNode,
+        NoisyEIFNode,
+        NoisyQIFNode,
+        NoisySimpleIFNode,
+        NoisySimpleLIFNode,
+    )
 
 __all__ = [
     "NoisyActivation",
     "NoisyAlpha",
+    "NoisyCUBALIFNode",
+    "NoisyEIFNode",
     "NoisyIFNode",
     "NoisyLIFNode",
     "NoisyLapicque",
     "NoisyLeaky",
     "NoisyNeuron",
     "NoisyParametricLIFNode",
+    "NoisyQIFNode",
     "NoisyRLeaky",
     "NoisyRSynaptic",
+    "NoisySimpleIFNode",
+    "NoisySimpleLIFNode",
     "NoisySynaptic",
     "noise_off",
     "noisy_neurons",
@@ -54,6 +67,11 @@ _FAMILIES = {
     "NoisyIFNode": "spikingjelly",
     "NoisyLIFNode": "spikingjelly",
     "NoisyParametricLIFNode": "spikingjelly",
+    "NoisyCUBALIFNode": "spikingjelly_more",
+    "NoisyEIFNode": "spikingjelly_more",
+    "NoisyQIFNode": "spikingjelly_more",
+    "NoisySimpleIFNode": "spikingjelly_more",
+    "NoisySimpleLIFNode": "spikingjelly_more",
 }
 
 

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compat import has_more_nodes
 from ..dynamics.lif import MembraneUpdate, if_charge, lif_charge
 from .guard import unguarded
 from .spikingjelly import REPLACED as REPLACED
 from .spikingjelly import _NoisyNode, sj
 from .spikingjelly import is_spiking as is_spiking
+
+if not has_more_nodes():
+    raise ImportError("These nodes need SpikingJelly 2.0 or newer: pip install -U spikingjelly.")
 
 _CURVED = "its drift is not linear in the membrane"
 

@@ -34,11 +34,16 @@ def loaded_neuron_families() -> list[ModuleType]:
     A network made of snnTorch neurons implies that snnTorch is imported, so a framework that
     was never imported need not be looked at, nor be installed.
     """
-    return [
-        importlib.import_module(f"nit_snn.neurons.{family}")
-        for family in ("snntorch", "spikingjelly", "spikingjelly_more")
-        if family.split("_")[0] in sys.modules
-    ]
+    names: list[str] = [n for n in ("snntorch", "spikingjelly") if n in sys.modules]
+    if "spikingjelly" in names and has_more_nodes():
+        names.append("spikingjelly_more")
+    return [importlib.import_module(f"nit_snn.neurons.{name}") for name in names]
+
+
+def has_more_nodes() -> bool:
+    """Whether SpikingJelly has the nodes of `nit_snn.neurons.spikingjelly_more`, as since 2.0."""
+    node = importlib.import_module("spikingjelly.activation_based.neuron")
+    return hasattr(node, "SimpleIFNode") and hasattr(node, "CUBALIFNode")
 
 
 def give_functional_states(node: type) -> None:

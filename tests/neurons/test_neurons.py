@@ -17,6 +17,7 @@ from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import nn
 
 from nit_snn import NITLearner, noise_off, restore_neurons, swap_neurons
+from nit_snn.compat import has_more_nodes
 from nit_snn.errors import SwapError
 from nit_snn.neurons.snntorch import NoisyLeaky
 from nit_snn.neurons.spikingjelly import NOISY, NoisyIFNode, NoisyLIFNode
@@ -332,7 +333,13 @@ def test_neurons_are_found_by_name_whatever_their_framework() -> None:
     import nit_snn.neurons as neurons
 
     assert neurons.NoisyLeaky is NoisyLeaky and neurons.NoisyLIFNode is NoisyLIFNode
-    assert all(hasattr(neurons, name) for name in neurons.__all__)
+    families = neurons._FAMILIES
+    for name in neurons.__all__:
+        if families.get(name) == "spikingjelly_more" and not has_more_nodes():
+            with pytest.raises(ImportError, match=r"SpikingJelly 2\.0"):
+                getattr(neurons, name)
+        else:
+            assert getattr(neurons, name).__name__ == name
     with pytest.raises(AttributeError, match="NoisyHodgkinHuxley"):
         neurons.NoisyHodgkinHuxley  # noqa: B018
 
