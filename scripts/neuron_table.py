@@ -21,6 +21,7 @@ from nit_snn.errors import SwapError
 from nit_snn.neurons.base import NoisyNeuron
 from nit_snn.neurons.registry import noisy_classes
 from nit_snn.swap import spiking_modules, swap_neurons
+from nit_snn.swap.refusals import why_refused
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "neurons.md"
 #: Arguments without a default, by name.
@@ -53,26 +54,6 @@ ALSO: dict[str, dict[str, Any]] = {
     "RLeaky": {"linear_features": 3},
     "RSynaptic": {"linear_features": 3},
 }
-#: Why there is no noisy counterpart.
-REASONS = {
-    "AssociativeLeaky": "a whole sequence at once: its state is a matrix that no spike resets",
-    "LeakyParallel": "a whole sequence at once, by an RNN of torch: no place for noise at a step",
-    "StateLeaky": "a whole sequence at once, by a convolution: no place for noise at a step",
-    "PSN": "a whole sequence at once: no place for noise at a step",
-    "MaskedPSN": "a whole sequence at once: no place for noise at a step",
-    "SlidingPSN": "a whole sequence at once: no place for noise at a step",
-    "SLSTM": "its membrane is the output of an LSTM, which reads the membrane before",
-    "SConv2dLSTM": "its membrane is the output of an LSTM, which reads the membrane before",
-    "TernaryIFNode": "it fires in two directions: three outcomes, not two",
-    "TernaryLIFNode": "it fires in two directions: three outcomes, not two",
-    "ILIFNode": "it fires whole numbers, not zeros and ones",
-    "LIAFNode": "it sends an activation of its membrane, not spikes",
-    "KLIFNode": "a ReLU bends its membrane after the charge",
-    "GatedLIFNode": "its thresholds and gates are learned, a step of the sequence each",
-    "IzhikevichNode": "a second state follows its noisy membrane",
-    "ComplementaryLIFNode": "a second state follows its noisy membrane",
-    "RAFNode": "its membrane is a complex number",
-}
 START, END = "<!-- neurons: begin -->", "<!-- neurons: end -->"
 
 
@@ -92,7 +73,7 @@ def answer(kind: type[nn.Module]) -> tuple[str, str]:
     """What a swap makes of a class, and what to know."""
     parameters = inspect.signature(kind).parameters.items()
     needed = [n for n, p in parameters if p.default is p.empty and p.kind in (1, 3)]
-    reason = REASONS.get(kind.__name__, "it has an equation of its own: `register_neuron`")
+    reason = why_refused(kind)
     if kind.__name__.startswith("_"):
         return "-", "private"
     try:

@@ -37,6 +37,7 @@ from nit_snn.errors import (
     NonFiniteLossError,
     NonFiniteWeightError,
     RecordingError,
+    SilentLayerWarning,
     SwapError,
     UnreachedParameterWarning,
 )
@@ -548,6 +549,17 @@ def nan_is_wrong() -> None:
     assert not Defender(NaNs()).right(IMAGES, torch.zeros_like(Y)).any()
 
 
+def silent_layer() -> None:
+    net = spiking()
+    net[0].bias.detach().fill_(-1000)
+    train(attach(net))
+
+
+def kept_in_front() -> None:
+    layers = nn.Linear(4, 6), leaky(), nn.Linear(6, 3), leaky()
+    train(attach(swap_neurons(nn.Sequential(*layers), keep="1")))
+
+
 def numpy_numbers() -> None:
     learner = attach(replicas=np.int64(4), seed=np.int32(3))
     state = learner.state_dict()
@@ -589,7 +601,35 @@ CASES = [
         "a neuron without a noisy counterpart",
         lambda: swap_neurons(nn.Sequential(leaky(), neuron.KLIFNode())),
         SwapError,
-        ("1 (KLIFNode)", "Supported"),
+        ("1 (KLIFNode)", "a ReLU bends", "keep=[KLIFNode]", "register_neuron"),
+    ),
+    Case(
+        S,
+        "`keep` names what is not there",
+        lambda: swap_neurons(plain(), keep=["lif9"]),
+        SwapError,
+        ("'lif9'", "lif1 (Leaky), lif2 (Leaky)"),
+    ),
+    Case(
+        S,
+        "`keep` is no name, class or module",
+        lambda: swap_neurons(plain(), keep=[3]),
+        SwapError,
+        ("names, classes and modules", "3"),
+    ),
+    Case(
+        S,
+        "`keep` names a neuron that has noise",
+        lambda: swap_neurons(noisy(), keep="lif1"),
+        SwapError,
+        ("lif1", "restore_neurons"),
+    ),
+    Case(
+        S,
+        "`keep` leaves nothing to swap",
+        lambda: swap_neurons(plain(), keep=snn.Leaky),
+        SwapError,
+        ("Nothing to do", "lif1 (Leaky)"),
     ),
     Case(
         S,
@@ -970,6 +1010,20 @@ CASES = [
     Case(R, "a layer that was replaced", replaced_layer, MisuseWarning, ("fc1.weight, fc1.bias",)),
     Case(
         R,
+        "a neuron that was kept, in front of a noisy one",
+        kept_in_front,
+        BiasWarning,
+        ("1 (Leaky) in front of 3", "behind the last noisy layer"),
+    ),
+    Case(
+        R,
+        "a layer that never fires, out of reach of the noise",
+        silent_layer,
+        SilentLayerWarning,
+        ("in: 1.", "calibrate"),
+    ),
+    Case(
+        R,
         "a noisy layer that was skipped",
         skipped_layer,
         UnreachedParameterWarning,
@@ -1034,6 +1088,13 @@ CASES = [
         lambda: train(attach(per_step_losses=True), losses=lambda out: out.sum(1)),
         LossError,
         ("(T, 10)", "got (10,)"),
+    ),
+    Case(
+        L,
+        "all equal, of 100 samples",
+        lambda: train(attach(credit="none"), X.repeat(20, 1), lambda out: out.detach()[:, 0] * 0),
+        SilentLayerWarning,
+        ("All losses were equal", "calibrate"),
     ),
     Case(
         L,

@@ -15,6 +15,7 @@ from ..neurons.registry import noisy_classes, plain_classes
 from . import activations as around
 from .activations import ELEMENTWISE, unwrap, wrap, wrapped
 from .keeping import Keep, chosen, is_kept, mark_kept, never_fires
+from .refusals import refusal
 
 
 def swap_neurons(
@@ -94,7 +95,7 @@ def swap_neurons(
         raise SwapError(f"activations=True, but the network has neurons: {_listed(fires)}.")
     foreign = {name: m for name, m in fires.items() if type(m) not in noisy}
     if foreign:
-        raise SwapError(_explain(found, foreign, [plain.__name__ for plain in noisy]))
+        raise SwapError(refusal(foreign))
     like = next((p for p in net.parameters() if p.is_floating_point()), None)
     levelled = {n or "(root)": m for n, m in noisy_neurons(net).items()}
     if not fires and levelled and sigma is not None:
@@ -102,7 +103,7 @@ def swap_neurons(
     elif not found:
         _around_activations(net, sigma, activations, like)
     elif not fires:
-        raise SwapError(_explain(found, {}, []))
+        raise SwapError(_nothing(found))
     else:
         levels = _levels(sigma, list(fires))
         for name, module in fires.items():
@@ -173,7 +174,7 @@ def restore_neurons(net: nn.Module) -> nn.Module:
     neurons = noisy_neurons(net)
     if not neurons:
         found = spiking_modules(net)
-        raise SwapError(_explain(found, {}, []) if found else _explain_activations(net))
+        raise SwapError(_nothing(found) if found else _explain_activations(net))
     if isinstance(net, NoisyActivation):
         raise SwapError("The network is itself a NoisyActivation; take its `activation` instead.")
     attached = [name for name, neuron in neurons.items() if attached_learner(neuron) is not None]
@@ -233,16 +234,7 @@ def _levels(
     return {name: checked_sigma(sigma[name]) for name in names if name in sigma}
 
 
-def _explain(
-    found: dict[str, nn.Module], foreign: dict[str, nn.Module], supported: list[str]
-) -> str:
-    if foreign:
-        return (
-            f"No noisy counterpart for: {_listed(foreign)}. Supported: {', '.join(supported)}, and "
-            "what nit_snn.neurons.register_neuron adds. Nothing was "
-            "changed: a noise-free spiking neuron would bring its surrogate gradient back. "
-            "Behind the last noisy neuron it may: swap_neurons(net, keep=[...])."
-        )
+def _nothing(found: dict[str, nn.Module]) -> str:
     return f"Nothing to do. Spiking neurons found: {_listed(found)}."
 
 
