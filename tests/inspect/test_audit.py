@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from nit_snn import NITLearner, noise_off, restore_neurons, swap_neurons
 from nit_snn.errors import AuditError, NITError
 from nit_snn.inspect.audit import AuditReport, audit, noise_density
-from nit_snn.inspect.audit.report import _ratio
 from nit_snn.inspect.audit.statistics import (
     Interval,
     Jackknife,
@@ -37,6 +36,7 @@ from nit_snn.inspect.audit.statistics import (
 )
 from nit_snn.inspect.audit.subject import Subject
 from nit_snn.inspect.audit.surrogates import candidates
+from nit_snn.inspect.audit.text import ratio
 from nit_snn.inspect.probe import probe
 from nit_snn.neurons import NoisyActivation
 
@@ -627,7 +627,7 @@ def test_a_network_that_is_being_recorded_is_refused() -> None:
     ],
 )
 def test_norm_ratios_are_shown_with_three_digits(size: float, shown: str) -> None:
-    assert _ratio(Interval(size, 0.9 * size, 1.1 * size)) == shown
+    assert ratio(Interval(size, 0.9 * size, 1.1 * size)) == shown
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ class Measurement:
     def one_round(self) -> Iterator[None]:
         """One more pass for each estimate."""
         for i in range(self.estimates):
-            self._unbiased.add(i, self.subject.unbiased(self.learner, self._seed()))
+            self._unbiased.add(i, self.subject.estimate(self.learner, self.new_seed()))
             self._add(self._noisy, i, noise=True)
             if not self._quiet_is_fixed:
                 self._add(self._quiet, i, noise=False)
@@ -57,7 +57,7 @@ class Measurement:
         self.passes += 1
 
     def _add(self, sums: dict[str, Sums], i: int, noise: bool) -> None:
-        found = self.subject.surrogate(self.compared, self._seed(), noise)
+        found = self.subject.surrogate(self.compared, self.new_seed(), noise)
         for name, gradient in found.items():
             sums[name].add(i, gradient)
 
@@ -68,26 +68,31 @@ class Measurement:
             for sums in self._quiet.values():
                 sums.keep_one()
 
-    def _seed(self) -> int:
+    def new_seed(self) -> int:
+        """One that nothing was drawn from yet."""
         return int(torch.randint(2**62, (), generator=self._seeds))
+
+    def unbiased(self) -> Gradient:
+        """The estimates of the unbiased gradient, (n, P) for each layer."""
+        return self._unbiased.means()
 
     def products(self) -> dict[str, dict[Case, Products]]:
         """By layer, the whole network first, and case."""
         unbiased = self._unbiased.means()
-        squares = _with_whole({layer: gram(g, g) for layer, g in unbiased.items()})
+        squares = with_whole({layer: gram(g, g) for layer, g in unbiased.items()})
         found: dict[str, dict[Case, Products]] = {layer: {} for layer in squares}
         for noise, sums in ((True, self._noisy), (False, self._quiet)):
             for name in self.compared:
                 means = sums[name].means()
-                both = _with_whole({layer: gram(g, means[layer]) for layer, g in unbiased.items()})
-                theirs = _with_whole({layer: gram(s, s) for layer, s in means.items()})
+                both = with_whole({layer: gram(g, means[layer]) for layer, g in unbiased.items()})
+                theirs = with_whole({layer: gram(s, s) for layer, s in means.items()})
                 for layer, square in squares.items():
                     products = Products.of_grams(square, both[layer], theirs[layer])
                     found[layer][name, noise] = products
         return found
 
 
-def _with_whole(grams: dict[str, Tensor]) -> dict[str, Tensor]:
+def with_whole(grams: dict[str, Tensor]) -> dict[str, Tensor]:
     """Products of the whole network's gradients are the sums of those of the layers'."""
     return {WHOLE: torch.stack(list(grams.values())).sum(0), **grams}
 

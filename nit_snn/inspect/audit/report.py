@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import text
+from .credits import Credits
 from .statistics import NOT_FINITE, UNRESOLVED, WHOLE, ZERO, Interval
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Closest:
         return tuple(name for name, lead in self.leads.items() if lead.low <= 0)
 
     def __str__(self) -> str:
-        text = f"{self.surrogate}, {_cosine(self.cosine)}"
-        return f"{text}; not distinguishable from {', '.join(self.tied)}" if self.tied else text
+        found = f"{self.surrogate}, {text.cosine(self.cosine)}"
+        return f"{found}; not distinguishable from {', '.join(self.tied)}" if self.tied else found
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class AuditReport:
         precision: What was asked for.
         seed: Of all that was random.
         seconds: What it took.
+        credits: Bias and variance of the learner's own estimates; None if they were not asked for.
     """
 
     rows: tuple[Row, ...]
@@ -112,6 +114,7 @@ class AuditReport:
     precision: float
     seed: int
     seconds: float
+    credits: Credits | None = None
 
     @property
     def best(self) -> Closest | None:
@@ -151,6 +154,8 @@ class AuditReport:
     def to_dict(self) -> dict[str, Any]:
         """All of it in JSON's types; an interval is `{"value": ..., "low": ..., "high": ...}`."""
         found = asdict(self)
+        if self.credits is not None:
+            found["credits"]["rows"] = list(found["credits"]["rows"])
         return {**found, "rows": list(found["rows"]), "left_out": list(found["left_out"])}
 
     def plot(self, target: str | Path | Axes | None = None) -> Figure:
@@ -171,7 +176,9 @@ class AuditReport:
         return draw(self, target)
 
     def __str__(self) -> str:
-        return "\n".join([*self._head(), "", *_aligned(self._cells()), "", *self._foot()])
+        credits = [] if self.credits is None else ["", str(self.credits)]
+        table = text.aligned(self._cells())
+        return "\n".join([*self._head(), "", *table, "", *self._foot(), *credits])
 
     def _rank(self, surrogate: str) -> tuple[float, float]:
         cosines = (self.row(surrogate, noise=noise).cosine for noise in (True, False))
@@ -202,7 +209,7 @@ class AuditReport:
                 line = [self.label(name) if i == 0 else "", layer]
                 for noise in (True, False):
                     row = self.row(name, layer, noise)
-                    line += [row.obstacle or _cosine(row.cosine), _ratio(row.norm_ratio)]
+                    line += [row.obstacle or text.cosine(row.cosine), text.ratio(row.norm_ratio)]
                 cells.append(line)
         return cells
 
@@ -222,29 +229,3 @@ class AuditReport:
         if self.left_out:
             lines.append(f"left out, for the noise does not reach it: {', '.join(self.left_out)}")
         return lines
-
-
-def _cosine(interval: Interval | None) -> str:
-    """`0.912 [0.893, 0.931]`"""
-    return "" if interval is None else _with_digits(interval, 3)
-
-
-def _ratio(interval: Interval | None) -> str:
-    """As `_cosine`, with three significant digits of what is small."""
-    if interval is None:
-        return ""
-    if not interval.high:
-        return "0"
-    exponent = math.floor(math.log10(interval.high))
-    scientific = exponent < -2
-    return _with_digits(interval, 2 if scientific else max(2 - exponent, 0), scientific)
-
-
-def _with_digits(interval: Interval, digits: int, scientific: bool = False) -> str:
-    form = f".{digits}{'e' if scientific else 'f'}"
-    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
-
-
-def _aligned(cells: list[list[str]]) -> list[str]:
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    return ["   ".join(map(str.ljust, line, widths)).rstrip() for line in cells]

@@ -74,6 +74,9 @@ class Jackknife:
     def minus(self, other: Jackknife) -> Jackknife:
         return Jackknife(self.value - other.value, self.left_out - other.left_out)
 
+    def plus(self, other: Jackknife) -> Jackknife:
+        return Jackknife(self.value + other.value, self.left_out + other.left_out)
+
     def exceeds_zero(self, quantile: float) -> bool:
         """Whether it is positive beyond doubt."""
         return self.value > quantile * self.error()
@@ -101,6 +104,13 @@ def mean_product(gram: Tensor) -> Jackknife:
     sums = products.sum(0) + products.sum(1)
     total = products.sum()
     return Jackknife(float(total / (n * (n - 1))), (total - sums) / ((n - 1) * (n - 2)))
+
+
+def mean_square(gram: Tensor) -> Jackknife:
+    """The mean of `|g_i|^2`, from the products of estimates, (n, n)."""
+    squares, n = gram.diag(), len(gram)
+    total = squares.sum()
+    return Jackknife(float(total / n), (total - squares) / (n - 1))
 
 
 def fieller(numerator: Jackknife, denominator: Jackknife, quantile: float) -> Interval:

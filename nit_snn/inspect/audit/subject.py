@@ -83,7 +83,7 @@ class Subject:
         """
         self._try(seed)
         plain = self._attached(replicas=replicas, seed=seed)
-        self.unbiased(plain, seed, differentiable=False)
+        self.estimate(plain, seed, differentiable=False)
         plain.close()
         reached = {n: p for n, p in self.parameters.items() if p.grad is not None}
         self.left_out = tuple(n for n in self.parameters if n not in reached)
@@ -97,7 +97,7 @@ class Subject:
         except AttachError:  # a neuron that does not fire just where it crosses its threshold
             return self._attached(replicas=replicas, seed=seed)
         try:
-            self.unbiased(learner, seed)
+            self.estimate(learner, seed)
         except LossError:  # the loss reads no spike
             learner.close()
             return self._attached(replicas=replicas, seed=seed)
@@ -109,8 +109,8 @@ class Subject:
         except AttachError as error:
             raise AuditError(f"No unbiased gradient to compare with: {error}") from error
 
-    def unbiased(self, learner: NITLearner, seed: int, differentiable: bool = True) -> Gradient:
-        """One likelihood-ratio estimate of the gradient of the mean loss.
+    def estimate(self, learner: NITLearner, seed: int, differentiable: bool = True) -> Gradient:
+        """A learner's estimate of the gradient of the mean loss, from one pass.
 
         Args:
             learner: Attached to `net`.
