@@ -34,16 +34,18 @@ def register_neuron(plain: type[nn.Module]) -> Callable[[type[Noisy]], type[Nois
     again, takes the earlier one's place.
 
     Args:
-        plain: Your class, a subclass of a neuron of snnTorch or SpikingJelly.
+        plain: Your class: a subclass of a neuron of snnTorch or SpikingJelly, or any other module
+            that fires. From then on `swap_neurons` knows that it does.
 
     Returns:
         A decorator for the noisy class, a subclass of `plain` and of `NoisyNeuron`, of a noisy
-        neuron of the same framework say.
+        neuron of the same framework say. For a class of neither framework it has a forward pass of
+        its own; docs/neurons.md has an example.
 
     Raises:
-        SwapError: `plain` belongs to neither framework, or has a noisy counterpart already; or
-            the noisy class is no `NoisyNeuron`, no subclass of `plain`, another's counterpart, or
-            leaves out an equation that `plain` has changed, or what goes with one of its own.
+        SwapError: `plain` has a noisy counterpart already; or the noisy class is no
+            `NoisyNeuron`, no subclass of `plain`, another's counterpart, or leaves out an equation
+            that `plain` has changed, what goes with one of its own, or the forward pass.
 
     Example:
         >>> import snntorch, torch
@@ -66,12 +68,6 @@ def register_neuron(plain: type[nn.Module]) -> Callable[[type[Noisy]], type[Nois
             f"register_neuron takes the plain class, got {plain!r}. Use it as "
             "@register_neuron(Plain) over the noisy class."
         )
-    if not any(family.is_spiking(plain) for family in loaded_neuron_families()):
-        raise SwapError(
-            f"{plain.__name__} is no subclass of a neuron of snnTorch or SpikingJelly, so "
-            "swap_neurons cannot know that it fires. Make it a nit_snn.neurons.NoisyNeuron "
-            "and build the network with that."
-        )
 
     def register(noisy: type[Noisy]) -> type[Noisy]:
         if not (isinstance(noisy, type) and issubclass(noisy, NoisyNeuron)):
@@ -91,11 +87,22 @@ def register_neuron(plain: type[nn.Module]) -> Callable[[type[Noisy]], type[Nois
         other = plain_classes().get(noisy, plain)
         if other is not plain:
             raise SwapError(f"{noisy.__name__} is already the counterpart of {other.__name__}.")
+        _check_forward(plain, noisy)
         _check_equations(plain, noisy)
         _REGISTERED[noisy] = plain
         return noisy
 
     return register
+
+
+def _check_forward(plain: type[nn.Module], noisy: type[NoisyNeuron]) -> None:
+    """A neuron of neither framework has no noise but what the forward pass of its own adds."""
+    foreign = not any(family.is_spiking(plain) for family in loaded_neuron_families())
+    if foreign and noisy.forward is plain.forward:
+        raise SwapError(
+            f"{noisy.__name__} has the forward pass of {plain.__name__}, to which no noise is "
+            "added. Write one that hands its membrane update to _step, as in docs/neurons.md."
+        )
 
 
 def _check_equations(plain: type[nn.Module], noisy: type[NoisyNeuron]) -> None:

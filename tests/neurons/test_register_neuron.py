@@ -279,7 +279,7 @@ class Twice(NoisySaturating):
 @pytest.mark.parametrize(
     ("plain", "noisy", "expected"),
     [
-        (Own, NoisyOwn, "Own is no subclass of a neuron of snnTorch or SpikingJelly"),
+        (Own, NoisyOwn, "NoisyOwn has the forward pass of Own, to which no noise"),
         (NoisySaturating(), NoisySaturating, "takes the plain class, got NoisySaturating"),
         (Plain, Plain, "Plain is no NoisyNeuron"),
         (Plain, NoisyLeaky, "NoisyLeaky is no subclass of Plain"),
