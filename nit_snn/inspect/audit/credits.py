@@ -130,6 +130,8 @@ class Credits:
         ]
         if self.best is not None:
             lines.append(f"least mean squared error: {self.best}")
+        elif self.rows:
+            lines.append("unresolved: the unbiased gradient cannot be told from zero")
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(name)
