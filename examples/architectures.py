@@ -195,7 +195,7 @@ def dense(*sizes: int) -> list[nn.Module]:
     return [nn.Linear(n, m) for n, m in pairwise(sizes)]
 
 
-# The likelihood ratio alone: what part of these losses has a derivative does not lead far.
+# The likelihood ratio alone: what part of the loss has a derivative does not lead far.
 WITHOUT_GRADIENT: dict[str, Any] = {
     "steps": 8,
     "epochs": 10,
@@ -241,7 +241,8 @@ EXPERIMENTS = {
         spread=(1.0, 0.5),
         sigma=(1.0, 1.0),
         loss=zero_one,
-        settings=WITHOUT_GRADIENT,
+        # The outputs' likelihood ratio, and a credit from there on.
+        settings={**WITHOUT_GRADIENT, "replicas": 16, "credit": "layers", "residual": 0},
     ),
     "first-spike": Experiment(
         lambda args: Layers(*dense(784, 100, 10), steps=args.steps, decide=earliest_then_most),

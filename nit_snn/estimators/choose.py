@@ -142,7 +142,8 @@ class Choice:
         # Before anything is known of the losses, a likelihood ratio is a mere possibility.
         likely = self.kind == "none" or self.residual.weight("") > 0 or self.seen
         guarded = estimator.score.conditioned
-        return estimator.needs(guarded, self.wants_scores, likely, replicas)
+        blind = self.options["credit"] != "auto" and (self.unreached or not self.seen)
+        return estimator.needs(guarded, self.wants_scores, likely, replicas, outputs=blind)
 
     def learn_from(self, found: Estimate) -> bool:
         """Takes in what a pass has shown; whether that has settled an "auto", or changed it."""

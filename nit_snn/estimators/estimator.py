@@ -9,7 +9,7 @@ is the only way from losses to cotangents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,6 +19,7 @@ from ..dynamics.needs import Needs
 from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
 from ..recording.orders import Order
+from ..recording.spike_node import NodeState
 from ..recording.timeline import Chunk, Timeline
 from ..recording.trace import LayerTrace, PassTrace
 from ..training.distributed import ALONE, Ranks
@@ -27,6 +28,7 @@ from .baselines import INDEPENDENT, Sharing, advantages
 from .control_coefficients import coefficients
 from .credit import Credit
 from .credit.derivatives import collect
+from .last_layers import by_node, last_layers, sum_of_outputs
 from .residual import FixedResidual, Residual, WienerResidual
 from .scores import LayerCotangents, Score
 from .surrogate import Take
@@ -42,6 +44,7 @@ class Estimate:
         weights: lambda of each layer.
         reached: The layers that the losses have a derivative in.
         couples: Whether a loss depends on the noise of other samples.
+        passed_on: Whether a likelihood ratio stood in for the losses' derivative.
     """
 
     cheap: dict[LayerTrace, LayerCotangents] = field(default_factory=dict)
@@ -49,14 +52,15 @@ class Estimate:
     weights: dict[LayerTrace, float] = field(default_factory=dict)
     reached: set[LayerTrace] = field(default_factory=set)
     couples: bool = False
+    passed_on: bool = False
 
     def parts(self) -> Iterator[LayerCotangents]:
         """The cotangents that make up the estimate, each with its weight in it."""
         for layer, weight in self.weights.items():
             if weight < 1 and layer in self.cheap:
-                yield scaled(self.cheap[layer], 1 - weight)
+                yield self.cheap[layer].times(1 - weight)
             if weight > 0 and layer in self.unbiased:
-                yield scaled(self.unbiased[layer], weight)
+                yield self.unbiased[layer].times(weight)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,12 @@ class Estimator:
     ranks: Ranks = ALONE
 
     def needs(
-        self, guarded: bool, scores: bool = True, likely: bool = True, replicas: int | None = None
+        self,
+        guarded: bool,
+        scores: bool = True,
+        likely: bool = True,
+        replicas: int | None = None,
+        outputs: bool = False,
     ) -> Needs:
         """What a pass has to keep for it.
 
@@ -91,6 +100,7 @@ class Estimator:
             scores: Whether the residual counts in this pass, or might.
             likely: Whether it is more than a mere possibility.
             replicas: C; None for more than enough for a control variate.
+            outputs: Whether the losses may turn out to have no derivative.
         """
         follows = self.credit.reach is not None
         exact = self.residual.weight("") == 1
@@ -104,7 +114,7 @@ class Estimator:
             reach=self.credit.reach,
             guarded=guarded,
             apart=self.per_step,
-            outputs=self.credit.learns,
+            outputs=self.credit.learns or (outputs and self.credit.reach in ("layers", "time")),
         )
 
     def why_not(self, neuron: NoisyNeuron) -> str | None:
@@ -154,26 +164,57 @@ class Estimator:
             else:
                 found.cheap = self._cheap(trace, whole, rows, take)
             found.reached = {layer for layer in layers if self.credit.reaches(layer)}
+        elif not (exact or self.score.signs):
+            found.passed_on = self._pass_on(trace, terms, found, take)
         for layer in layers:
             # A credit sees nothing of a term that has no derivative.
-            own = layer in found.reached and not blind
+            own = layer in found.reached and (found.passed_on or not blind)
             found.weights[layer] = self.residual.weight(layer.name) if own else 1.0
         counts = [layer for layer, weight in found.weights.items() if weight > 0 or measure]
+        counts = [layer for layer in counts if layer not in found.unbiased]
         if counts:
             again = bool(found.cheap) or len(terms) > 1
-            again = again and self._controls(trace.replicas) and bool(found.reached & set(counts))
+            again = again and self._controls(trace.replicas) and bool(found.reached)
             self._charge(trace, terms, found, counts, again)
-        if blind:
+        if blind and not found.passed_on:
             found.reached = set()
         self.credit.learn(trace)
         return found
+
+    def _pass_on(
+        self, trace: PassTrace, terms: list[Tensor], found: Estimate, take: Take | None
+    ) -> bool:
+        """Lets the likelihood ratio of the last layers stand in for the losses' derivative.
+
+        Returns:
+            Whether it could.
+        """
+        outputs = sum_of_outputs(trace)
+        if outputs is None or self.credit.reach not in ("layers", "time"):
+            return False
+        last = last_layers(trace, outputs)
+        self._charge(trace, terms, found, last, False)
+        for layer in last:
+            part = found.unbiased[layer]
+            found.unbiased[layer] = replace(part, chunks=list(part.chunks))
+        known = by_node(found.unbiased.values())
+        if known is None:
+            return False
+        found.cheap = self._cheap(trace, outputs, 1, take, known)
+        found.reached = set(found.cheap)
+        return True
 
     def _count(self, losses: Tensor) -> int:
         """Over how many losses a mean is taken, those of all processes."""
         return max(1, losses.shape[-1] * self.ranks.size)
 
     def _cheap(
-        self, trace: PassTrace, losses: Tensor, rows: int, take: Take | None
+        self,
+        trace: PassTrace,
+        losses: Tensor,
+        rows: int,
+        take: Take | None,
+        known: Mapping[NodeState, Tensor] = surrogate.NOTHING,
     ) -> dict[LayerTrace, LayerCotangents]:
         """The credit's cotangents of all layers that it reaches, kept or handed on."""
         kept: dict[LayerTrace, list[Chunk]] = {layer: [] for layer in trace.active}
@@ -189,7 +230,7 @@ class Estimator:
                 take(layer, chunk if share == 1 else replace(chunk, values=chunk.values * share))
 
         receive = keep if take is None else hand_on
-        levels = surrogate.walk_back(trace, losses, self.credit, rows, receive)
+        levels = surrogate.walk_back(trace, losses, self.credit, rows, receive, known)
         return {
             layer: LayerCotangents(layer, kept[layer], sigma) for layer, sigma in levels.items()
         }
@@ -303,16 +344,3 @@ def _order(layer: LayerTrace, replicas: int, units: int) -> Order:
 def _has_membranes(trace: PassTrace) -> bool:
     """Whether they were kept; else nobody had thought that scores would count in this pass."""
     return all(layer.segments[0].membrane is not None for layer in trace.active)
-
-
-def scaled(part: LayerCotangents, factor: float) -> LayerCotangents:
-    """Cotangents times a number."""
-    if factor == 1:
-        return part
-    sigma = None if part.sigma is None else part.sigma * factor
-    finished = {p: gradient * factor for p, gradient in part.finished.items()}
-    return LayerCotangents(part.layer, _each(part.chunks, lambda x: x * factor), sigma, finished)
-
-
-def _each(chunks: Iterable[Chunk], change: Callable[[Tensor], Tensor]) -> Iterator[Chunk]:
-    return (replace(chunk, values=change(chunk.values)) for chunk in chunks)

@@ -7,7 +7,7 @@ For `u = m + sigma * eps`, `d log p(u) / dm = eps / sigma` and
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -41,6 +41,15 @@ class LayerCotangents:
     chunks: Iterable[Chunk]
     sigma: Tensor | None = None
     finished: Mapping[Tensor, Tensor] = field(default_factory=dict)
+
+    def times(self, factor: float) -> LayerCotangents:
+        """The same, times a number."""
+        if factor == 1:
+            return self
+        chunks = (replace(chunk, values=chunk.values * factor) for chunk in self.chunks)
+        sigma = None if self.sigma is None else self.sigma * factor
+        finished = {p: gradient * factor for p, gradient in self.finished.items()}
+        return LayerCotangents(self.layer, chunks, sigma, finished)
 
 
 class Score(Protocol):

@@ -16,7 +16,8 @@ the spikes. Each step's cotangents are handed on at once, so that none has to be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +36,16 @@ from .credit.derivatives import handed_out, read_factor, surrogate_chain
 _AT_ONCE = 2**18
 #: Who takes cotangents, and of which layer they are.
 Take = Callable[[LayerTrace, Chunk], None]
+NOTHING: Mapping[NodeState, Tensor] = MappingProxyType({})
 
 
 def walk_back(
-    trace: PassTrace, losses: Tensor, credit: Credit, rows: int, take: Take
+    trace: PassTrace,
+    losses: Tensor,
+    credit: Credit,
+    rows: int,
+    take: Take,
+    known: Mapping[NodeState, Tensor] = NOTHING,
 ) -> dict[LayerTrace, Tensor | None]:
     """Makes the cheap estimate of all layers that the losses, or a credit, reach.
 
@@ -48,6 +55,7 @@ def walk_back(
         credit: What a spike is worth.
         rows: Over how many rows the losses are averaged.
         take: Gets the cotangents, chunk by chunk, those of the last steps first.
+        known: f of segments that have theirs from elsewhere; the walk goes on with it.
 
     Returns:
         For each layer that was reached, the gradient of its noise level; None if that is fixed.
@@ -66,6 +74,8 @@ def walk_back(
     def step(
         node: NodeState, spikes: Tensor | None, membrane: Tensor | None, later: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
+        if node in known:
+            return known[node], None
         line, segment = places[node]
         line.layer.read |= membrane is not None
         line.layer.reached |= spikes is not None or membrane is not None

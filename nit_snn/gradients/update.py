@@ -60,7 +60,7 @@ class Update:
         take = None if measure else gathered.take
         found = estimator.estimate(trace, losses, measure, shared, take)
         asked = self.strict and estimator.credit.reach is not None
-        if asked and losses.numel() and not found.reached:
+        if asked and losses.numel() and not (found.reached or found.passed_on):
             raise LossError(
                 f"credit={estimator.credit.name!r} needs a loss with a derivative in the "
                 "spikes of a noisy layer; this one has none. Leave credit='auto', or attach the "

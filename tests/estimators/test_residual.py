@@ -210,8 +210,12 @@ def learned_weight(replicas: int, monkeypatch: pytest.MonkeyPatch, wrong: str) -
     own = surrogate.walk_back
 
     def turned(*args: Any) -> Any:
-        *args, take = args
-        return own(*args, lambda layer, chunk: take(layer, replace(chunk, values=-chunk.values)))
+        *args, take, known = args
+
+        def turn(layer: Any, chunk: Any) -> None:
+            take(layer, replace(chunk, values=-chunk.values))
+
+        return own(*args, turn, known)
 
     if wrong == "sign":
         monkeypatch.setattr(surrogate, "walk_back", turned)
