@@ -68,7 +68,7 @@ class LayerTrace:
         calls: How many steps it has made.
         segments: What was recorded of them.
         left: The membranes that its last segments left, the newest at the end. A neuron that is
-            shared has one for each place. Of those that a step has started from, the last stays.
+            shared has one for each place.
         train: Its spikes as bits.
         executor: Who takes its steps.
         admitted: Shape and type of the last drift that was looked at.
@@ -94,7 +94,6 @@ class LayerTrace:
     surrogates: Surrogates | None = None
     reached: bool = False
     read: bool = False
-    _continued: Left | None = None
     _timelines: list[Timeline] | None = None
 
     def found(self, state: Tensor | None) -> Left | None:
@@ -103,9 +102,6 @@ class LayerTrace:
             return None
         for left in reversed(self.left):
             if left.state.matches(state):
-                before, self._continued = self._continued, left
-                if before is not None and before is not left and before in self.left:
-                    self.left.remove(before)
                 return left
         return None
 
