@@ -75,7 +75,7 @@ def test_networks_are_those_of_the_benchmark(monkeypatch: pytest.MonkeyPatch) ->
         ]
         ratios.append(best[0]["cpu_seconds"] / best[1]["cpu_seconds"])
     assert f"in {min(ratios):.1f} to {max(ratios):.1f} times its CPU time" in README
-    assert len(rows) == 84 and {len(row["versions"]) for row in rows} == {2}
+    assert len(rows) == 132 and {len(row["versions"]) for row in rows} == {2}
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
