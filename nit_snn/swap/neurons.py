@@ -206,7 +206,8 @@ def spiking_modules(net: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()
     for name, module in net.named_modules():
-        fires = type(module) in known or isinstance(module, NoisyNeuron)
+        noisy = isinstance(module, NoisyNeuron) and not isinstance(module, NoisyActivation)
+        fires = noisy or type(module) in known
         fires = fires or any(family.is_spiking(type(module)) for family in families)
         if name.startswith(inside) or not fires:
             continue  # a neuron's own surrogate function is no neuron

@@ -309,7 +309,7 @@ def test_a_membrane_is_followed_to_the_call_that_left_it() -> None:
     "read",
     [
         lambda m: m.data,
-        lambda m: m.T,
+        lambda m: m.T + 1,
         lambda m: m + 1,
         lambda m: copy.deepcopy(m).sum(),
         lambda m: pickle.dumps(m),

@@ -90,7 +90,7 @@ def test_batch_norm_between_noisy_layers_is_named_and_can_be_frozen(theirs: Any)
     x, y = torch.rand(3, 1, 28, 28), torch.tensor([1, 2, 3])
 
     def step() -> None:
-        learner = NITLearner(net, replicas=2)
+        learner = NITLearner(net, replicas=2, credit="none")
         with learner.record():
             losses = net.losses(*learner.expand(x, y))
         learner.backward(losses)

@@ -156,8 +156,10 @@ def test_measured_weights_are_saved() -> None:
     assert all(map(torch.equal, step(resumed), expected))
 
 
-@pytest.mark.parametrize("credit", ["readout", "layers", "time"])
-@pytest.mark.parametrize("residual", [0, 1, "auto"])
+@pytest.mark.parametrize(
+    ("credit", "residual"),
+    [("readout", 0), ("readout", 1), ("readout", "auto"), ("layers", 1), ("time", 1)],
+)
 def test_a_credit_that_was_asked_for_needs_a_loss_with_a_graph(credit: str, residual: Any) -> None:
     learner = NITLearner(spiking(), replicas=4, credit=credit, residual=residual)
     with learner.record():

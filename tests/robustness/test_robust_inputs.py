@@ -295,7 +295,7 @@ def test_adversarial_training_refuses() -> None:
 
 
 def learn(net: nn.Module) -> None:
-    learner = NITLearner(net, replicas=4, seed=0)
+    learner = NITLearner(net, replicas=4, seed=0, credit="none")
     with learner.record():
         x, y = learner.expand(IMAGES.flatten(1), LABELS)
         losses = nn.functional.cross_entropy(net(x)[:, :3], y, reduction="none")
