@@ -76,7 +76,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(Any|Tensor|Figure|Axes|Path|Iterator|Callable|Mapping|nn\..*|pathlib\..*)"),
     (
         r"py:.*",
-        r"(Seen|NodeState|Input|optional|scalar|Rows|dict\[.*|NDArray|uint8|_.*|typing\..*)",
+        r"(Seen|NodeState|Input|Block|optional|scalar|Rows|(dict|tuple)\[.*|NDArray|uint8|_.*|typing\..*)",
     ),
 ]
 

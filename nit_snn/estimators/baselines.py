@@ -88,11 +88,14 @@ def advantages(
         raise ValueError(f"baseline must be one of {NAMES}, got {baseline!r}.")
     alone, kind = ranks.sharers == 1, losses.dtype
     if not alone:
-        losses = losses.double()  # sums of equal float32 numbers are exact, and so is their mean
+        losses = losses.double()  # sums of equal float32 numbers are exact
     elif losses.numel():  # a difference of equal numbers is exact, a mean of them is not
         losses = losses - (losses[:1] if baseline == "leave-one-out" else losses[:1, :1])
     replicas = losses.shape[0] * ranks.sharers
-    totals = losses.sum(0) if alone else ranks.sum(losses.sum(0))
+    if alone:
+        totals = losses.sum(0)
+    else:  # a mean is sent in the losses' own type: that of equal numbers is exact
+        totals = ranks.sum(losses.mean(0).to(kind)).to(losses) * losses.shape[0]
     if baseline == "leave-one-out":
         others = replicas - sharing.size
     else:
