@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import snntorch as snn
 import torch
+from spikingjelly.activation_based import functional, layer, neuron
 from torch import Tensor, nn
 
 from nit_snn import NITLearner, swap_neurons
@@ -167,3 +168,26 @@ def test_a_learned_noise_level_has_a_gradient_in_every_layer() -> None:
     gradients(net, learner, inputs(), passes=3)
     levels = [net.lif1.sigma, net.lif2.sigma]
     assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in levels)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_several_steps_at_once_are_single_steps(conditional: bool) -> None:
+    """Three layers, so that the walk passes one that is neither the first nor the last."""
+    found = []
+    for mode in ("m", "s"):
+        torch.manual_seed(0)
+        sizes = ((4, 6), (6, 5), (5, 3))
+        net = nn.Sequential(*[m for n in sizes for m in (layer.Linear(*n), neuron.LIFNode())])
+        functional.set_step_mode(swap_neurons(net.double(), sigma=0.6), mode)
+        for dense in net[::2]:
+            dense.weight.data *= 4
+        learner = attach(net, replicas=8, conditional=conditional)
+        with learner.record():
+            x = learner.expand(inputs())
+            steps = x.repeat(STEPS, 1, 1)
+            spikes = net(steps).sum(0) if mode == "m" else sum(net(step) for step in steps)
+            losses = mistakes(spikes)
+        learner.backward(losses)
+        found.append({name: p.grad.clone() for name, p in net.named_parameters()})
+    torch.testing.assert_close(*found)
+    assert all(gradient.abs().sum() > 0 for gradient in found[0].values())
