@@ -225,7 +225,25 @@ class NoisyIFNode(_NoisyNode, sj.IFNode):
         return if_charge(current, membrane)
 
 
-class NoisyLIFNode(_NoisyNode, sj.LIFNode):
+class _LifEquation(_NoisyNode):
+    """The charge of a LIF node, see `nit_snn.dynamics.lif.lif_charge`."""
+
+    tau: float
+    decay_input: bool
+
+    def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
+        return lif_charge(current, membrane, self.tau, self.decay_input, self.v_reset)
+
+    @property
+    def _gain(self) -> float | Tensor:
+        return 1.0 / self.tau if self.decay_input else 1.0
+
+    @property
+    def _carry(self) -> float | Tensor:
+        return 1.0 - 1.0 / self.tau
+
+
+class NoisyLIFNode(_LifEquation, sj.LIFNode):
     """SpikingJelly's `LIFNode` with Gaussian noise in its membrane.
 
     `h_t = m_t + sigma * eps_t`, where `m_t` is SpikingJelly's charge with or without `decay_input`
@@ -245,23 +263,9 @@ class NoisyLIFNode(_NoisyNode, sj.LIFNode):
         SwapError: sigma is negative or not finite.
     """
 
-    tau: float
-    decay_input: bool
-
     def __init__(self, *args: Any, sigma: float | Tensor | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self._init_noise(sigma)
-
-    def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
-        return lif_charge(current, membrane, self.tau, self.decay_input, self.v_reset)
-
-    @property
-    def _gain(self) -> float | Tensor:
-        return 1.0 / self.tau if self.decay_input else 1.0
-
-    @property
-    def _carry(self) -> float | Tensor:
-        return 1.0 - 1.0 / self.tau
 
 
 class NoisyParametricLIFNode(_NoisyNode, sj.ParametricLIFNode):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..compat import has_more_nodes
-from ..dynamics.lif import MembraneUpdate, if_charge, lif_charge
+from ..dynamics.lif import MembraneUpdate, if_charge
 from .guard import unguarded
 from .spikingjelly import REPLACED as REPLACED
-from .spikingjelly import _NoisyNode, sj
+from .spikingjelly import _LifEquation, _NoisyNode, sj
 from .spikingjelly import is_spiking as is_spiking
 
 if not has_more_nodes():
@@ -51,22 +51,8 @@ class NoisySimpleIFNode(_SimpleNode, sj.SimpleIFNode):
         return if_charge(current, membrane)
 
 
-class NoisySimpleLIFNode(_SimpleNode, sj.SimpleLIFNode):
+class NoisySimpleLIFNode(_SimpleNode, _LifEquation, sj.SimpleLIFNode):
     """SpikingJelly's `SimpleLIFNode` with Gaussian noise in its membrane, as `NoisyLIFNode`."""
-
-    tau: float
-    decay_input: bool
-
-    def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
-        return lif_charge(current, membrane, self.tau, self.decay_input, self.v_reset)
-
-    @property
-    def _gain(self) -> float | Tensor:
-        return 1.0 / self.tau if self.decay_input else 1.0
-
-    @property
-    def _carry(self) -> float | Tensor:
-        return 1.0 - 1.0 / self.tau
 
 
 class _CurvedNode(_NoisyNode):
