@@ -94,7 +94,7 @@ def advantages(
     replicas = losses.shape[0] * ranks.sharers
     if alone:
         totals = losses.sum(0)
-    else:  # a mean is sent in the losses' own type: that of equal numbers is exact
+    else:  # a mean, in the losses' own type: of 2, 4, 8 processes' equal numbers the sum is exact
         totals = ranks.sum(losses.mean(0).to(kind)).to(losses) * losses.shape[0]
     if baseline == "leave-one-out":
         others = replicas - sharing.size

@@ -187,11 +187,11 @@ def test_equal_losses_have_no_advantage(baseline: str, value: float) -> None:
     losses = torch.full((7, 5), value)
     assert advantages(losses, baseline).count_nonzero() == 0
 
-    class Three:  # processes, each with these replicas
-        sharers = 3
+    class Four:  # processes, each with these replicas
+        sharers = 4
 
         def sum(self, values: Tensor) -> Tensor:
-            return values + values + values
+            return values + values + values + values
 
-    found = advantages(losses, baseline, ranks=Three())  # type: ignore[arg-type]
+    found = advantages(losses, baseline, ranks=Four())  # type: ignore[arg-type]
     assert found.count_nonzero() == 0 and found.dtype == losses.dtype
