@@ -3,7 +3,10 @@
 import os
 
 NAMES = ("mnist", "fashion-mnist")
-"""Every name that the functions of this package take."""
+"""The sets of images: every name that `load`, `load_subset` and `load_full` take."""
+
+SPIKE_NAMES = ("spoken-digits",)
+"""The sets of spikes: every name that `load_spikes` takes."""
 
 
 def check_name(name: str) -> None:
@@ -16,7 +19,29 @@ def check_name(name: str) -> None:
         ValueError: The name is unknown.
     """
     if name not in NAMES:
-        raise ValueError(f"unknown dataset {name!r}: choose one of {', '.join(NAMES)}")
+        raise ValueError(_unknown(name))
+
+
+def check_spike_name(name: str) -> None:
+    """Refuse a name that is not in `SPIKE_NAMES`.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    if name not in SPIKE_NAMES:
+        raise ValueError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    """Every name there is, and what loads it."""
+    if name in SPIKE_NAMES:
+        return f"{name!r} are spikes: load_spikes({name!r}) loads them"
+    if name in NAMES:
+        return f"{name!r} are images: load({name!r}) loads them"
+    return (
+        f"unknown dataset {name!r}: choose one of {', '.join(NAMES)} (images, by load) or "
+        f"{', '.join(SPIKE_NAMES)} (spikes, by load_spikes)"
+    )
 
 
 def check_folder(data_dir: object) -> None:

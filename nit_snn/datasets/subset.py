@@ -1,7 +1,5 @@
 """The embedded subsets: 10,000 images of each dataset, 1,000 of each class."""
 
-import hashlib
-import io
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -10,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nit_snn.datasets.codec import decode
+from nit_snn.datasets.embedded import read_embedded
 from nit_snn.datasets.names import check_name
-from nit_snn.errors import DatasetError
 
 WIDTH = 28
 """The width of every image in pixels."""
@@ -73,15 +71,5 @@ def read_subset(path: Traversable | Path) -> tuple[npt.NDArray[np.uint8], npt.ND
     Raises:
         DatasetError: It is not the file that belongs to this name, byte for byte.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error}. Install nit-snn again.") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256[path.name]:
-        raise DatasetError(
-            f"{path} is damaged: {len(content)} bytes with the SHA-256 {found}, expected "
-            f"{SHA256[path.name]}. Install nit-snn again."
-        )
-    with np.load(io.BytesIO(content), allow_pickle=False) as parts:
-        return decode(parts["mask"], parts["residuals"], WIDTH), parts["labels"]
+    parts = read_embedded(path, SHA256)
+    return decode(parts["mask"], parts["residuals"], WIDTH), parts["labels"]
