@@ -75,6 +75,7 @@ class NoisyNeuron(nn.Module):
     noise: bool = True
     _recorder: Recorder | None = None
     _shares_sigma: bool = False
+    _own_executor: Any = None  # makes what takes its steps, where the usual executors do not
 
     def _init_noise(self, sigma: float | Tensor | None, like: Tensor | None = None) -> None:
         value = checked_sigma(self._usual_sigma if sigma is None else sigma)

@@ -84,6 +84,10 @@ class ClassifierError(NITError, ValueError):
     """A `NoisyClassifier` cannot be made of this network with these options, or is misused."""
 
 
+class LoopError(NITError, ValueError):
+    """What was handed over of a network that runs elsewhere does not fit its description."""
+
+
 class ExchangeError(NITError, ValueError):
     """A network, or a graph, holds what the other side of an exchange cannot express."""
 

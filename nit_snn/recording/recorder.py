@@ -256,11 +256,10 @@ class Recorder:
             neuron._fit_sigma(layer.name, shape, linear)
         if layer.executor is None:
             binary, budget = neuron in self.binary, trace.budget
-            layer.executor = executor_for(
-                layer.noise, neuron.sigma, self.needs, budget, binary, dtype
-            )
-            parts = layer.name, neuron, layer.executor, self.needs, budget
-            layer.surrogates = Surrogates(*parts) if self.needs.blocks else None
+            make, parts = neuron._own_executor, (layer.noise, neuron.sigma, self.needs, budget)
+            layer.executor = make(*parts) if make else executor_for(*parts, binary, dtype)
+            made = layer.name, neuron, layer.executor, self.needs, budget
+            layer.surrogates = Surrogates(*made) if self.needs.blocks else None
         layer.admitted = shape, dtype
 
     def _keep(self, layer: LayerTrace, segment: Segment, executor: Executor) -> None:

@@ -32,6 +32,7 @@ PUBLIC = (
     "inspect.monitoring",
     "inspect.plotting",
     "inspect.probe",
+    "loop",
     "neurons",
     "robustness",
 )
@@ -216,8 +217,8 @@ def test_every_package_with_public_names_has_an_api_page() -> None:
     assert with_names <= set(PUBLIC)
 
 
-def test_tutorials_are_ten_listed_and_end_with_the_next() -> None:
-    assert len(TUTORIALS) == 10
+def test_tutorials_are_eleven_listed_and_end_with_the_next() -> None:
+    assert len(TUTORIALS) == 11
     assert linked(DOCS / "tutorials" / "index.md") == [p.stem for p in TUTORIALS]
     for number, (page, after) in enumerate(pairwise(TUTORIALS), start=1):
         text = page.read_text()
