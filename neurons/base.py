@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..dynamics.executor import Moved
 from ..dynamics.lif import MembraneRule, MembraneUpdate, perturb
-from ..errors import CurrentError, RecordingError, SwapError
+from ..errors import CurrentError, RecordingError
+from .checks import broadcasts_to, check_grad_mode, checked_sigma, rows_of
 
 
 class Recorder(Protocol):
@@ -57,7 +58,7 @@ class Recorder(Protocol):
 
 
 #: What is put on a neuron, and what it finds out once, while a pass runs.
-FLEETING = ("_recorder", "_known_rule", "_decided", "_grades", "_direct")
+FLEETING = ("_recorder", "_known_rule", "_decided", "_grades", "_direct", "_taught")
 
 
 class NoisyNeuron(nn.Module):
@@ -98,6 +99,15 @@ class NoisyNeuron(nn.Module):
         return self._rule if self._recorder is None else self._known_rule
 
     @property
+    def learned_threshold(self) -> Tensor | None:
+        """The threshold, if it is learned from the noise.
+
+        Whatever a drift says of the threshold has its graph then, and a membrane that a spike
+        resets does not depend on it; see `nit_snn.recording.thresholds`.
+        """
+        return None
+
+    @property
     def _usual_sigma(self) -> float | Tensor:
         """The noise level if nobody names one: 1 where there is no threshold to measure it by."""
         return 1.0
@@ -128,7 +138,7 @@ class NoisyNeuron(nn.Module):
                 f"{kind} got a current of shape {tuple(drift.shape)} and dtype {drift.dtype}, to "
                 "which no noise can be added. Call .float() on the input."
             )
-        if sigma.dim() and not _broadcasts_to(sigma.shape, drift.shape[1:]):
+        if sigma.dim() and not broadcasts_to(sigma.shape, drift.shape[1:]):
             raise CurrentError(
                 f"sigma of {kind} has shape {tuple(sigma.shape)}, which does not fit a current of "
                 f"shape {tuple(drift.shape)}. Swap with a scalar sigma, or one of the current's "
@@ -179,7 +189,7 @@ class NoisyNeuron(nn.Module):
         if self.sigma.dim() == 0 and grows and inner:
             own = inner[-1:] if features_last else (inner[0], *(1,) * (len(inner) - 1))
             self.sigma.data = self.sigma.data.expand(own).clone()
-        if self.sigma.dim() and not _broadcasts_to(self.sigma.shape, inner):
+        if self.sigma.dim() and not broadcasts_to(self.sigma.shape, inner):
             raise RecordingError(
                 f"sigma of {name} has shape {tuple(self.sigma.shape)}, which does not fit a "
                 f"current of shape {tuple(shape)}. A neuron that is shared by layers of "
@@ -257,59 +267,6 @@ class NoisyNeuron(nn.Module):
         check_grad_mode()
         with torch.no_grad():
             yield
-
-
-def rows_of(rows: Tensor, like: Tensor) -> Tensor:
-    """(N,), true in some rows, so that it broadcasts to (N, *).
-
-    Raises:
-        RecordingError: There are other rows.
-    """
-    if rows.dim() != 1 or not like.dim() or len(rows) != len(like):
-        raise RecordingError(
-            f"reset_rows takes one truth value for each row, got {tuple(rows.shape)} for states of "
-            f"shape {tuple(like.shape)}. Put it through learner.expand(), as the input."
-        )
-    return rows.to(like.device, torch.bool).view(-1, *(1,) * (like.dim() - 1))
-
-
-def check_grad_mode() -> None:
-    """Graphs are made, as a recorded pass needs them.
-
-    Raises:
-        RecordingError: They are not.
-    """
-    if not torch.is_grad_enabled():
-        raise RecordingError(
-            "learner.record() needs grad mode for whatever lies between two noisy layers. "
-            "Run the network inside it without torch.no_grad() or inference_mode()."
-        )
-
-
-def _broadcasts_to(shape: torch.Size, target: torch.Size) -> bool:
-    try:
-        return torch.broadcast_shapes(shape, target) == target
-    except RuntimeError:
-        return False
-
-
-def checked_sigma(sigma: float | Tensor) -> Tensor:
-    """A copy of `sigma` as a floating-point tensor.
-
-    Raises:
-        SwapError: It is no real number, negative, or not finite.
-    """
-    try:
-        value = torch.as_tensor(sigma).detach().clone()
-    except (RuntimeError, TypeError, ValueError):
-        value = None
-    if value is None or value.is_complex():
-        raise SwapError(f"sigma must be a real number or a tensor of them, got {sigma!r}.")
-    if not value.is_floating_point():
-        value = value.to(torch.get_default_dtype())
-    if not torch.isfinite(value).all() or (value < 0).any():
-        raise SwapError(f"sigma must be finite and not negative, got {sigma!r}.")
-    return value
 
 
 def check_module(net: nn.Module) -> None:

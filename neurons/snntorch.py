@@ -79,7 +79,8 @@ class NoisyLeaky(NoisySnnTorch, snn.Leaky):
         own = kind._noisy_state is NoisyLeaky._noisy_state and kind.fire is NoisySnnTorch.fire
         bound: Any = super(NoisySnnTorch, self).forward
         theirs = bound.__func__ is snn.Leaky.forward
-        closed = not self.beta.requires_grad and self.reset_delay and not self._grades
+        closed = not (self.beta.requires_grad or self.threshold.requires_grad or self._grades)
+        closed = closed and self.reset_delay
         return own and theirs and closed and recorder is not None and self in recorder.binary
 
     def _drift_of(self, current: Tensor, mem: Tensor) -> Tensor:
@@ -100,7 +101,8 @@ class NoisyLeaky(NoisySnnTorch, snn.Leaky):
 
     @property
     def _lif(self) -> Lif:
-        decay, learns = number(self.beta.clamp(0, 1)), self.beta.requires_grad
+        decay = number(self.beta.clamp(0, 1))
+        learns = self.beta.requires_grad or self.threshold.requires_grad
         return Lif(self._delayed(zero="hard"), decay, learns=learns)
 
     def _after_reset(self, charged: Tensor) -> Tensor:
@@ -129,7 +131,8 @@ class NoisyLapicque(NoisySnnTorch, snn.Lapicque):
     @property
     def _lif(self) -> Lif:
         decay = number(1 - self.time_step / (self.R * self.C))
-        learns = any(p.requires_grad for p in (self.R, self.C, self.time_step))
+        own = (self.R, self.C, self.time_step, self.threshold)
+        learns = any(p.requires_grad for p in own)
         return Lif(self._delayed(zero="whole"), decay, number(self.time_step / self.C), learns)
 
     @property
@@ -192,7 +195,7 @@ class NoisyAlpha(NoisySnnTorch, snn.Alpha):
             exc, inh = charged_exc, charged_inh
             if self.reset_mechanism != "none":
                 inh = inh - inh * self.reset
-                lost = exc if self.reset_mechanism == "zero" else self._fixed_threshold
+                lost = exc if self.reset_mechanism == "zero" else self._taken_off
                 exc = exc - lost * self.reset
 
         def drift(_: Tensor) -> Tensor:
@@ -238,7 +241,8 @@ class NoisyRLeaky(NoisySnnTorch, snn.RLeaky):
 
     @property
     def _lif(self) -> Lif:
-        decay, learns = number(self.beta.clamp(0, 1)), self.beta.requires_grad
+        decay = number(self.beta.clamp(0, 1))
+        learns = self.beta.requires_grad or self.threshold.requires_grad
         return Lif(self._delayed(zero="whole"), decay, learns=learns)
 
     @property

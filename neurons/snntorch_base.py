@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..dynamics.lif import Current, Dynamics, Lif, MembraneRule, MembraneUpdate, number
-from .base import NoisyNeuron, check_grad_mode, rows_of
+from .base import NoisyNeuron
+from .checks import check_grad_mode, rows_of
 from .guard import GuardedMembrane, guarded, unguarded
 
 
@@ -154,13 +155,27 @@ class NoisySnnTorch(NoisyNeuron):
         return 1 - self.reset if self.reset_mechanism == "zero" else 1.0
 
     @property
-    def _fixed_threshold(self) -> Tensor:
-        """The noise does not reach a learnable threshold, so no part of it is learned."""
-        return self.threshold.detach() if self._learning else self.threshold
+    def learned_threshold(self) -> Tensor | None:
+        learned = self.threshold.requires_grad and self._why_no_threshold() is None
+        return self.threshold if learned else None
+
+    def _why_no_threshold(self) -> str | None:
+        """Why the noise does not reach a learnable threshold; None if it does."""
+        return self.why_no_firing_probability() or self._again()
+
+    @cached_property
+    def _taught(self) -> Tensor:
+        """The threshold in a recorded pass: without a graph, if the noise does not reach it."""
+        return self.threshold.detach() if self.learned_threshold is None else self.threshold
+
+    @property
+    def _taken_off(self) -> Tensor:
+        """The threshold as a soft reset takes it off."""
+        return self._taught if self._learning else self.threshold
 
     def _after_reset(self, charged: Tensor) -> Tensor:
         if self.reset_mechanism == "subtract":
-            return charged - self.reset * self._fixed_threshold
+            return charged - self.reset * self._taken_off
         if self.reset_mechanism == "zero":  # the whole of it: the new current, too
             return charged - self.reset * charged
         return charged
@@ -201,14 +216,16 @@ class NoisySnnTorch(NoisyNeuron):
         return unguarded(self.mem)
 
     def unreachable(self) -> dict[str, str]:
-        if not self.threshold.requires_grad:
-            return {}
-        return {"threshold": "it decides on the spikes, and the noise is not in it"}
+        why = self._why_no_threshold() if self.threshold.requires_grad else None
+        return {} if why is None else {"threshold": why}
 
     def why_not_pathwise(self) -> str | None:
-        if not getattr(self, "reset_delay", True):
-            return "it resets without delay, and then once more if the membrane is still high"
-        return self.why_no_firing_probability()
+        return self._again() or self.why_no_firing_probability()
+
+    def _again(self) -> str | None:
+        if getattr(self, "reset_delay", True):
+            return None
+        return "it resets without delay, and then once more if the membrane is still high"
 
     def why_no_firing_probability(self) -> str | None:
         if self.inhibition:

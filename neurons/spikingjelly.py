@@ -27,7 +27,8 @@ from ..dynamics.lif import (
 from ..gradients.synapses import register_synapse
 from ..gradients.synapses.conv import conv_gradient
 from ..gradients.synapses.linear import linear_gradient
-from .base import NoisyNeuron, rows_of
+from .base import NoisyNeuron
+from .checks import rows_of
 from .guard import guarded, unguarded
 
 require("spikingjelly", extra="spikingjelly")
@@ -48,7 +49,7 @@ class _NoisyNode(NoisyNeuron):
     """
 
     v: Any
-    v_threshold: float
+    v_threshold: float | Tensor
     v_reset: float | None
     store_v_seq: bool
     surrogate_function: Callable[[Tensor], Tensor]
@@ -75,19 +76,32 @@ class _NoisyNode(NoisyNeuron):
         level = self.v_reset or 0.0
         reset = "soft" if self.v_reset is None else "hard"
         dynamics = Dynamics(rest=level, v_reset=level, reset=reset, or_equal=True)
-        return Lif(dynamics, number(self._carry), number(self._gain))
+        learns = self.learned_threshold is not None
+        return Lif(dynamics, number(self._carry), number(self._gain), learns)
+
+    @property
+    def learned_threshold(self) -> Tensor | None:
+        level = self.v_threshold
+        if not (isinstance(level, Tensor) and level.requires_grad):
+            return None
+        return level if self.why_no_firing_probability() is None else None
+
+    def unreachable(self) -> dict[str, str]:
+        level, why = self.v_threshold, self.why_no_firing_probability()
+        learned = isinstance(level, Tensor) and level.requires_grad
+        return {"v_threshold": why} if learned and why else {}
 
     def _jump(self, membrane: Tensor | float) -> float | Tensor:
         """What a spike adds to the next drift, from the membrane without it."""
         if self.v_reset is None:
-            return -self._carry * self.v_threshold
+            return -self._carry * number(self.v_threshold)
         return self._carry * (self.v_reset - membrane)
 
     @property
     def _rule(self) -> MembraneRule:
         """What it does at every step."""
         return MembraneRule(
-            self.v_threshold,
+            number(self.v_threshold),
             or_equal=True,
             rest=self.v_reset or 0.0,
             lif=self._lif,
@@ -308,7 +322,7 @@ class NoisyParametricLIFNode(_NoisyNode, sj.ParametricLIFNode):
     @property
     def _lif(self) -> Lif | None:
         lif = super()._lif
-        return lif and replace(lif, learns=self.w.requires_grad)
+        return lif and replace(lif, learns=lif.learns or self.w.requires_grad)
 
 
 #: What `swap_neurons` puts in the place of each node of the framework.

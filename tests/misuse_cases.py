@@ -703,7 +703,7 @@ CASES = [
     Case(
         A,
         "a parameter that no noise reaches",
-        lambda: attach(noisy(learn_threshold=True)),
+        lambda: attach(noisy(learn_threshold=True, reset_delay=False)),
         UnreachedParameterWarning,
         ("lif1.threshold", "lif2.threshold", "requires_grad_(False)"),
     ),

@@ -334,7 +334,7 @@ class Network:
     """What theta does not hold.
 
     x: the sample, (T, n_in); unused with a `hidden_current` of one's own.
-    dynamics1, dynamics2: hidden and output layer;  threshold: of both.
+    dynamics1, dynamics2: hidden and output layer;  threshold: of both, or of each.
     loss: a SpikeLoss or a MembraneLoss.
     hidden_current: theta -> (T, H), in place of W1 x_t + b1.
     output_current: (theta, s of shape (.., H)) -> (.., K), in place of W2 s + b2; it is
@@ -347,7 +347,7 @@ class Network:
     x: Array | None
     dynamics1: Dynamics
     dynamics2: Dynamics
-    threshold: float
+    threshold: float | tuple[float, float]
     loss: SpikeLoss | MembraneLoss
     hidden_current: Callable[[Theta], Array] | None = None
     output_current: Callable[[Theta, Array], Array] | None = None
@@ -373,7 +373,9 @@ def _neurons(network: Network, theta: Theta, layer: int, size: int) -> list[Neur
     """The neurons of layer 1 or 2, each with its own sigma."""
     dynamics = network.dynamics1 if layer == 1 else network.dynamics2
     sigmas = np.broadcast_to(theta[f"sigma{layer}"], (size,))
-    return [Neuron(dynamics, float(s), network.threshold, network.quadrature) for s in sigmas]
+    threshold = network.threshold
+    own = threshold[layer - 1] if isinstance(threshold, tuple) else threshold
+    return [Neuron(dynamics, float(s), own, network.quadrature) for s in sigmas]
 
 
 def _joint_histories(tables: list[Array], steps: int) -> Array:

@@ -194,7 +194,7 @@ def hard_reset(membrane: Tensor, spike: Tensor, v_reset: float) -> Tensor:
     return spike * v_reset + (1.0 - spike) * membrane
 
 
-def soft_reset(membrane: Tensor, spike: Tensor, threshold: float) -> Tensor:
+def soft_reset(membrane: Tensor, spike: Tensor, threshold: float | Tensor) -> Tensor:
     """`v_t = u_t - s_t * threshold`."""
     return membrane - spike * threshold
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .provenance import Seen, unchanged
 from .spike_node import SpikeNode
+from .thresholds import Lifted
 from .trace import LayerTrace, Left
 
 _MOST_NODES = 32
@@ -38,7 +39,7 @@ def partly_reset(layer: LayerTrace, state: Tensor | None) -> Left | None:
     ((node, output),) = ends
     for left in reversed(layer.left):
         known = unchanged([left.state])
-        if left.segment.node is not node.state or output != MEMBRANE or known is None:
+        if known is None or not _left(left, node, output):
             continue
         held = known[0]
         edge = torch.autograd.graph.GradientEdge(node, output)
@@ -60,7 +61,15 @@ def after_reset(left: Left, state: Tensor, kept: Tensor) -> Left:
         kept: 1 where it is as it was, else 0; broadcasts to (N, *).
     """
     both = kept if left.kept is None else kept * left.kept
-    return Left(Seen(state), left.segment, None, both)
+    lift = None if left.lift is None else left.lift * kept
+    return Left(Seen(state), left.segment, None, both, lift, left.token)
+
+
+def _left(left: Left, node: Any, output: int) -> bool:
+    """Whether an output of a graph's node is the membrane that a step has left."""
+    if node._forward_cls is Lifted:
+        return left.token is node.token
+    return left.segment.node is node.state and output == MEMBRANE
 
 
 def _ends(state: Tensor) -> set[tuple[Any, int]] | None:
@@ -71,7 +80,7 @@ def _ends(state: Tensor) -> set[tuple[Any, int]] | None:
         node, output = nodes.pop()
         if node is None:
             continue
-        if getattr(type(node), "_forward_cls", None) is SpikeNode:
+        if getattr(type(node), "_forward_cls", None) in (SpikeNode, Lifted):
             ends.add((node, output))
         elif node.name() == "torch::autograd::AccumulateGrad" or len(seen) > _MOST_NODES:
             return None

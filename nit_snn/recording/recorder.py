@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ..dynamics.choose import executor_for
-from ..dynamics.executor import Executor, Moved, Steps
+from ..dynamics.executor import Executor, Moved
 from ..dynamics.lif import MembraneUpdate
 from ..dynamics.needs import Needs
 from ..errors import RecordingError
 from ..neurons.base import FLEETING, NoisyNeuron
 from ..noise.layer_noise import LayerNoise
 from ..noise.streams import Noise
-from ..validation.passes import check_current, check_noisy, check_rows, warn_of_delayed_reset
+from ..validation.passes import check_current, check_noisy, check_rows
+from .drifts import drift_of, one_by_one
 from .memory_budget import MemoryBudget
 from .packed_spikes import BinarySpikes
 from .partial_reset import after_reset, partly_reset
@@ -34,6 +35,7 @@ from .stale_state import StaleState
 from .surrogates import Surrogates
 from .synapse_call import SynapseCall
 from .synapse_taps import SynapseTap, refuse_copy
+from .thresholds import handed_out, lift_of
 from .trace import LayerTrace, Left, PassTrace
 
 
@@ -131,7 +133,7 @@ class Recorder:
         inputs = self._inputs(update)
         closed = rule.lif is not None and not rule.lif.learns and neuron in self.binary
         closed = closed and state is not None and not state.requires_grad
-        drift = None
+        lift, drift = None if left is None else left.lift, None
         if closed or update.several:
             current = update.currents[0].value.detach()
             for other in update.currents[1:]:
@@ -139,7 +141,8 @@ class Recorder:
             if update.several and len(inputs) == 1 and inputs[0].static:
                 current = current[:1]
         else:
-            drift = self._drift(layer, update, [c.value for c in update.currents], inputs, state)
+            values = [c.value for c in update.currents]
+            drift = drift_of(layer, update, values, inputs, state, lift)
             current = drift.detach()
         steps = len(update.currents[0].value) if update.several else 1
         shape = current.shape[1:] if update.several else current.shape
@@ -165,7 +168,7 @@ class Recorder:
             fired = None if left is None or not rule.delayed else left.spikes
             moved = executor.advance(segment, current, state if closed else None, fired)
         else:
-            moved = self._one_by_one(layer, segment, update, state)
+            moved = one_by_one(layer, segment, update, state, lift)
         if not closed:
             segment.drift = segment.drift if segment.drift.requires_grad else None  # type: ignore[union-attr]
             for each in inputs:  # a drift's own graph leads to all but the synapses that are known
@@ -178,6 +181,7 @@ class Recorder:
     def _begin(self, layer: LayerTrace, state: Tensor | None, left: Left | None) -> None:
         """Looks at a layer before its first step."""
         check_noisy(layer.name, layer.neuron.noise)
+        layer.threshold = layer.neuron.learned_threshold
         if left is None and self.stale.holds(layer.neuron, state):
             self.trace.carried.append(layer.name)
 
@@ -196,48 +200,6 @@ class Recorder:
             graph = value if followed else None
             inputs.append(Input(source, graph, current.gain, static, None if static else step))
         return tuple(inputs)
-
-    def _drift(
-        self,
-        layer: LayerTrace,
-        update: MembraneUpdate,
-        values: list[Tensor],
-        inputs: Sequence[Input],
-        state: Tensor | None,
-    ) -> Tensor:
-        """The drift of one step. Its graph leads to all but the synapses that are known."""
-        own = [
-            value if each.source is None else value.detach()
-            for each, value in zip(inputs, values, strict=True)
-        ]
-        if update.rule.delayed and layer.calls and state is not None and state.requires_grad:
-            warn_of_delayed_reset(layer.name)
-        with torch.enable_grad():
-            return update.drift(*own, state)
-
-    def _one_by_one(
-        self, layer: LayerTrace, segment: Segment, update: MembraneUpdate, state: Tensor | None
-    ) -> Moved:
-        """Several steps of a drift that has to be computed step by step, as one segment."""
-        executor, drifts, moves, noises = layer.executor, [], [], []
-        assert executor is not None
-        for t, call in enumerate(segment.calls):
-            with torch.enable_grad():
-                values = [current.value[t] for current in update.currents]
-            drift = self._drift(layer, update, values, segment.inputs, state)
-            one = Steps([call], segment.shape, segment.dtype, False, segment.rule)
-            moved = executor.advance(one, drift.detach(), None, None)
-            state = moved.state
-            drifts.append(drift)
-            moves.append(moved)
-            noises.append(one.noise)
-        kept = [noise for noise in noises if noise is not None]
-        segment.noise = torch.stack(kept) if len(kept) == len(noises) else None
-        with torch.enable_grad():
-            segment.drift = torch.stack(drifts)
-        membranes = torch.stack([m.membrane for m in moves if m.membrane is not None])
-        spikes = torch.stack([m.spikes for m in moves if m.spikes is not None])
-        return Moved(membranes, spikes, moves[-1].state)
 
     def _admit(
         self, layer: LayerTrace, shape: torch.Size, dtype: torch.dtype, inputs: Sequence[Input]
@@ -280,8 +242,14 @@ class Recorder:
         if moved.spikes is not None:
             binary = BinarySpikes(layer.train, segment.several, moved.packed)
             mark(moved.spikes, binary, kept=2 if segment.several else 1)
+        lift = token = None
+        if layer.threshold is not None and moved.spikes is not None:
+            last = moved.spikes[-1] if segment.several else moved.spikes
+            lift, token = lift_of(segment.rule, last), object()
+            if not self.guards:
+                moved = handed_out(moved, layer.threshold, lift, token)
         state = Seen(moved.state.detach())  # the same memory, without its graph
-        layer.left.append(Left(state, segment, moved.spikes))
+        layer.left.append(Left(state, segment, moved.spikes, None, lift, token))
         if self._watches and moved.membrane is not None:
             same = moved.membrane is moved.state
             segment.membrane = state if same else Seen(moved.membrane.detach())

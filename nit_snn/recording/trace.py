@@ -28,6 +28,7 @@ from .segment import Segment, drawn_again
 from .spike_node import Ledger
 from .surrogates import Surrogates
 from .synapse_call import SynapseCall
+from .thresholds import Lift
 from .timeline import Timeline
 
 _PLACES = 8
@@ -42,12 +43,16 @@ class Left:
         segment: What left it.
         fired: Where it fired, zeros and ones.
         kept: 1 where it is as the segment left it, 0 where it was reset since; None for all of it.
+        lift: Its derivative in a threshold that is learned; None if none is.
+        token: What its node in a graph is known by then.
     """
 
     state: Seen
     segment: Segment
     fired: Tensor | None
     kept: Tensor | None = None
+    lift: Lift | None = None
+    token: object = None
 
     @property
     def spikes(self) -> Tensor | None:
@@ -73,6 +78,7 @@ class LayerTrace:
         executor: Who takes its steps.
         admitted: Shape and type of the last drift that was looked at.
         learns_sigma: Whether its noise level is learned.
+        threshold: Its own, if that is learned.
         order: How its rows lie; None for C * B rows as `expand` makes them.
         surrogates: The surrogate derivatives of its spikes, if they are asked for.
         reached: Whether the losses were found to depend on its spikes or membranes.
@@ -90,6 +96,7 @@ class LayerTrace:
     executor: Executor | None = None
     admitted: tuple[torch.Size, torch.dtype] | None = None
     learns_sigma: bool = False
+    threshold: Tensor | None = None
     order: Order | None = None
     surrogates: Surrogates | None = None
     reached: bool = False

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ..compat import loaded_neuron_families
 from ..errors import SwapError
 from ..neurons.ann import NoisyActivation
-from ..neurons.base import NoisyNeuron, check_module, checked_sigma, noisy_neurons
+from ..neurons.base import NoisyNeuron, check_module, noisy_neurons
+from ..neurons.checks import checked_sigma
 from ..neurons.registry import noisy_classes, plain_classes
 from . import activations as around
 from .activations import ELEMENTWISE, unwrap, wrap, wrapped

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..neurons.base import NoisyNeuron, rows_of
+from ..neurons.base import NoisyNeuron
+from ..neurons.checks import rows_of
 
 #: States of snnTorch's neurons.
 _STATES = ("mem", "syn", "syn_exc", "syn_inh", "spk")

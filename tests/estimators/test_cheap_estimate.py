@@ -5,7 +5,8 @@
 
 with `b_t = (threshold - (u_t - nu_t)) / w_t`: nu_t is what the membrane still carries of its own
 noise, d_t its standard deviation, and w_t that or half the way from the rest to the threshold. The
-noise level's has d_t in place of w_t.
+noise level's has d_t in place of w_t. A threshold moves the surrogate's place, and what a soft
+reset takes off.
 
 The network below knows neither the frameworks nor the learner: only its noise is the same.
 """
@@ -128,11 +129,15 @@ class Layer:
         """Of weight, bias and noise level of each neuron, over the mean of the rows."""
         f = self.cotangents(g, r)[1] * self.rule.gain / ROWS
         by_spike = g + self.later * self.rule.jump + r * self.rule.left
+        lowered = self.later * self.rule.drop + r * self.rule.after
+        if self.rule.reset != "soft":
+            lowered = torch.zeros_like(lowered)
         by_sigma = (by_spike * self.slope + r * self.kept * self.carried) / self.sigma
         return {
             "weight": torch.einsum("tni,tnj->ij", f, self.x),
             "bias": f.sum((0, 1)),
             "sigma": by_sigma.sum((0, 1)) / ROWS,
+            "threshold": -(by_spike * self.density + lowered * self.spikes).sum() / ROWS,
         }
 
 
@@ -171,14 +176,18 @@ def by_formula(rule: Rule, net: Net, x: Tensor, credit: str) -> dict[str, Tensor
         own_gradients = one.gradients(g, r)
         for name in ("weight", "bias"):
             found[f"synapses.{i}.{name}"] = own_gradients[name]
-        found[f"neurons.{i}.sigma"] = own_gradients["sigma"]
+        for name, parameter in net.neurons[i].named_parameters():
+            found[f"neurons.{i}.{name}"] = own_gradients[name.removeprefix("v_")]
+            assert parameter.requires_grad
     return found
 
 
 class Net(nn.Module):
     """Two dense layers; spikes, and the membranes of both, each (T, N, *)."""
 
-    def __init__(self, neurons: list[nn.Module], how: str, reads: bool) -> None:
+    def __init__(
+        self, neurons: list[nn.Module], how: str, reads: bool, thresholds: bool = False
+    ) -> None:
         super().__init__()
         torch.manual_seed(3)
         kind = nn.Linear if how == "snntorch" else layer.Linear
@@ -186,6 +195,10 @@ class Net(nn.Module):
         self.neurons, self.how, self.reads = nn.ModuleList(neurons), how, reads
         if how == "m":
             functional.set_step_mode(self, "m")
+        for each in neurons if thresholds else ():
+            name = "threshold" if how == "snntorch" else "v_threshold"
+            each._buffers.pop(name, None)
+            setattr(each, name, nn.Parameter(torch.ones(())))
         swap_neurons(self).double()
         for each, sigma in zip(self.neurons, SIGMA, strict=True):
             each.sigma.fill_(sigma)
@@ -266,13 +279,15 @@ NEURONS: dict[str, tuple[tuple[Rule, Any], str]] = {
 @pytest.mark.parametrize("route", ["auto", "general"])
 @pytest.mark.parametrize("credit", ["layers", "time"])
 @pytest.mark.parametrize("name", NEURONS)
-def test_it_is_its_formula(name: str, credit: str, route: str, conditional: bool) -> None:
+def test_it_is_its_formula(
+    name: str, credit: str, route: str, conditional: bool, thresholds: bool = False
+) -> None:
     """Weights, biases and noise levels of both layers; membranes of both are read.
 
     But under `conditional`, where nobody may: to the formula it makes no difference.
     """
     (rule, make), how = NEURONS[name]
-    net = Net([make(), make()], how, reads=not conditional)
+    net = Net([make(), make()], how, reads=not conditional, thresholds=thresholds)
     x = torch.randn(STEPS, ROWS, SIZES[0], dtype=DOUBLE) + 0.5
     options = {"credit": credit, "residual": 0, "replicas": 1, "learn_sigma": True}
     learner = NITLearner(net, seed=SEED, route=route, conditional=conditional, **options)
@@ -292,6 +307,13 @@ def test_it_is_its_formula(name: str, credit: str, route: str, conditional: bool
             **CLOSE,
             msg=lambda text, p=parameter: f"{p}: {text}",
         )
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("credit", ["layers", "time"])
+@pytest.mark.parametrize("name", NEURONS)
+def test_learnable_thresholds_are_their_formula(name: str, credit: str, conditional: bool) -> None:
+    test_it_is_its_formula(name, credit, "auto", conditional, thresholds=True)
 
 
 def test_a_single_row_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -446,12 +446,12 @@ def test_dropout_is_averaged_over_without_noise_too() -> None:
 
 
 class Readout(nn.Module):
-    """A hidden layer with a learnable threshold, and a readout of its spikes."""
+    """A hidden layer, and a readout of its spikes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 3)
-        self.lif = snn.Leaky(beta=0.5, learn_threshold=True, **options)
+        self.lif = snn.Leaky(beta=0.5, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         mem, total = self.lif.reset_mem(), 0
@@ -463,7 +463,7 @@ class Readout(nn.Module):
 
 def test_what_the_noise_does_not_reach_is_left_out() -> None:
     report = audit(Readout(), entropies, *batch(), sigma=1.0, **QUICK)
-    assert set(report.left_out) == {"fc2.weight", "fc2.bias", "lif.threshold"}
+    assert set(report.left_out) == {"fc2.weight", "fc2.bias"}
     assert report.layers == (WHOLE, "fc1")
     assert report.credit == "layers"
     assert "fc2.weight" in str(report)

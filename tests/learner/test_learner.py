@@ -387,11 +387,11 @@ def test_an_empty_batch_changes_nothing() -> None:
 
 
 def test_a_parameter_that_nothing_reaches_is_named_once() -> None:
-    net = swap_neurons(SnnTorchNet(learn_threshold=True))
+    net = swap_neurons(SnnTorchNet(learn_threshold=True, reset_delay=False))
     with pytest.warns(UnreachedParameterWarning) as caught:
         learned(net)
     assert len(caught) == 1  # when attached, and not again after the first estimate
-    assert "lif1.threshold (it decides on the spikes" in str(caught[0].message)
+    assert "lif1.threshold (it resets without delay" in str(caught[0].message)
     assert all(net.get_parameter(f"lif{i}.threshold").grad is None for i in (1, 2))
     with pytest.warns(UnreachedParameterWarning, match="beta .snnTorch computes R and C from it"):
         NITLearner(swap_neurons(snn.Lapicque(beta=0.5, learn_beta=True)), replicas=2)

@@ -40,6 +40,7 @@ class Case:
     multi_step: bool = False
     conv: bool = False
     norm: bool = False
+    thresholds: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -53,6 +54,10 @@ class Net(nn.Module):
         self.norm = nn.BatchNorm1d(2) if case.norm else nn.Identity()
         self.neuron1, self.neuron2 = case.neurons
         self.synapse2 = nn.Linear(2, 2)
+        for each in case.neurons if case.thresholds else ():
+            name = "threshold" if isinstance(each, snn.Leaky) else "v_threshold"
+            each._buffers.pop(name, None)
+            setattr(each, name, nn.Parameter(torch.ones(())))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes (T, N, 2) and last membranes before the reset, (N, 2), of the output."""
@@ -248,6 +253,47 @@ CASES = {
     "if hard": integrate(0.0),
     "if soft, multi-step": integrate(None, multi_step=True),
 }
+LEARNED: dict[str, Any] = {"thresholds": True}
+#: Learnable thresholds under every reset and credit.
+THRESHOLDS = {
+    "thresholds, leaky subtract": leaky("subtract", **LEARNED),
+    "thresholds, lif soft, time, conditional, multi-step": lif(
+        None, True, multi_step=True, options={**TIME, **CONDITIONAL}, **LEARNED
+    ),
+    "thresholds, leaky zero, layers": leaky("zero", options=LAYERS, **LEARNED),
+    "thresholds, leaky none": leaky("none", **LEARNED),
+    "thresholds, leaky subtract, conditional": leaky("subtract", options=CONDITIONAL, **LEARNED),
+    "thresholds, leaky zero, conditional, time": leaky(
+        "zero", options={**TIME, **CONDITIONAL}, **LEARNED
+    ),
+    "thresholds, leaky none, conditional, layers, learnable beta": leaky(
+        "none", learn_beta=True, options={**LAYERS, **CONDITIONAL}, **LEARNED
+    ),
+    "thresholds, leaky subtract, membranes": leaky("subtract", loss="membranes", **LEARNED),
+    "thresholds, leaky subtract, membranes, layers": leaky(
+        "subtract", loss="membranes", options=LAYERS, **LEARNED
+    ),
+    "thresholds, leaky zero, antithetic, 0-1 error": leaky(
+        "zero", loss="wrong", options={"antithetic": True}, **LEARNED
+    ),
+    "thresholds, leaky subtract, feedback, learned sigma": leaky(
+        "subtract", options={**FEEDBACK, "learn_sigma": True}, **LEARNED
+    ),
+    "thresholds, leaky zero, losses per step": leaky(
+        "zero", loss="spikes by step", options={"per_step_losses": True}, **LEARNED
+    ),
+    "thresholds, lif hard to -0.2, multi-step": lif(-0.2, True, multi_step=True, **LEARNED),
+    "thresholds, lif soft, readout, conditional": lif(
+        None, False, options={**READOUT, **CONDITIONAL}, **LEARNED
+    ),
+    "thresholds, lif hard, conditional, multi-step, conv": lif(
+        0.0, False, conv=True, multi_step=True, options=CONDITIONAL, **LEARNED
+    ),
+    "thresholds, if soft": integrate(None, **LEARNED),
+}
+CASES |= THRESHOLDS
+#: Those of them that every run goes through.
+FEW = list(THRESHOLDS)[:2]
 
 
 def currents(case: Case, x: np.ndarray, sample: int) -> Any:
@@ -282,12 +328,14 @@ def exact_gradient(case: Case, net: Net, x: np.ndarray) -> dict[str, np.ndarray]
     theta = {names[n]: value for n, value in held.items() if n in names}
     theta = {"sigma1": np.array(SIGMA[0]), "sigma2": np.array(SIGMA[1]), **theta}
 
-    def network(sample: int, dynamics: tuple[Any, Any]) -> oracle.Network:
+    def network(
+        sample: int, dynamics: tuple[Any, Any], thresholds: tuple[float, float] = (1.0, 1.0)
+    ) -> oracle.Network:
         return oracle.Network(
             x=None,
             dynamics1=dynamics[0],
             dynamics2=dynamics[1],
-            threshold=1.0,
+            threshold=thresholds,
             loss=LOSSES[case.loss][1],
             hidden_current=currents(case, x, sample),
         )
@@ -304,10 +352,23 @@ def exact_gradient(case: Case, net: Net, x: np.ndarray) -> dict[str, np.ndarray]
                 losses = [oracle.expected_loss(network(i, tuple(moved)), theta) for i in samples]
                 ends.append(np.mean(losses))
             exact[f"neuron{layer}.beta"] = np.array((ends[1] - ends[0]) / 2e-4)
+    for name in (n for n in held if n.endswith("threshold")):
+        ends = []
+        for shift in (-1e-4, 1e-4):
+            levels = (1.0 + shift, 1.0) if name.startswith("neuron1") else (1.0, 1.0 + shift)
+            networks = [network(i, case.dynamics, levels) for i in samples]
+            ends.append(np.mean([oracle.expected_loss(own, theta) for own in networks]))
+        exact[name] = np.array((ends[1] - ends[0]) / 2e-4)
     return exact
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.full if name in {*THRESHOLDS} - {*FEW} else [])
+        for name in CASES
+    ],
+)
 def test_estimate_equals_the_exact_gradient(name: str) -> None:
     case = CASES[name]
     torch.manual_seed(1)

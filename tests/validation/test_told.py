@@ -57,7 +57,7 @@ def test_coupled_rows_and_what_no_gradient_reached_are_told_once() -> None:
 
 
 def test_what_no_noise_can_reach_is_told_when_the_learner_is_attached() -> None:
-    net = network(learn_threshold=True)
+    net = network(learn_threshold=True, reset_delay=False)
     found = given(lambda: NITLearner(net, replicas=2))
     assert pointed_at(found, UnreachedParameterWarning) == [__file__]
 

@@ -84,7 +84,7 @@ class AuditReport:
         closest_without_noise: The one that comes closest in the network without noise.
         own: Which of the surrogates is the network's own; None if its own has no derivative.
         left_out: Parameters that the noise does not reach: behind the last noisy neuron, where
-            autograd is exact, or only in a threshold.
+            autograd is exact.
         precise: Whether `precision` was reached.
         samples: Rows of the batch.
         replicas: Noisy copies of each in one pass.
