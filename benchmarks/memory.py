@@ -14,12 +14,10 @@ to --output.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import platform
 import subprocess
 import sys
-import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -34,14 +32,13 @@ import torch
 import torch.nn.functional as F
 from spikingjelly.activation_based import functional, layer, memopt, neuron
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from nit_snn import NITLearner, swap_neurons
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import training
+from peak_memory import live_peak, resident_peak
 
 SIZES = (256, 512, 512, 10)
 
@@ -130,65 +127,6 @@ METHODS: dict[str, Callable[[argparse.Namespace], Step]] = {
     "snnTorch, forward only": lambda args: nit(SnnTorch, args, forward_only=True),
     "SpikingJelly, default": lambda args: nit(SpikingJelly, args),
 }
-
-
-class LiveTensors(TorchDispatchMode):
-    """Counts the bytes of the tensors that operators make, while they are alive.
-
-    Attributes:
-        bytes: Now.
-        peak: At most so far.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
-        found = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor):
-                self._see(tensor.untyped_storage())
-        return found
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        address = storage._cdata
-        if address in self._known:
-            return
-        size = storage.nbytes()
-        self._known.add(address)
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._forget, address, size)
-
-    def _forget(self, address: int, size: int) -> None:
-        self._known.discard(address)
-        self.bytes -= size
-
-
-def resident_peak(run: Callable[[], None]) -> int | None:
-    """Bytes by which the resident memory rises while it runs; None where the system is silent."""
-    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not reset.exists():
-        return None
-
-    def read(name: str) -> int:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
-        return 1024 * int(line.split()[1])
-
-    gc.collect()
-    reset.write_text("5")  # the peak is what it is now
-    before = read("VmRSS")
-    run()
-    return read("VmHWM") - before
-
-
-def live_peak(run: Callable[[], None]) -> int:
-    """The peak of the bytes of the tensors that were made while it ran, and were alive."""
-    with LiveTensors() as live:
-        run()
-    return live.peak
 
 
 def measure(method: str, steps: int, args: argparse.Namespace) -> dict[str, Any]:

@@ -29,14 +29,9 @@ from nit_snn.datasets import load
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import training
+from comparison import METHODS, step
 from networks_users_bring import TASKS, Task
 
-METHODS: dict[str, dict[str, Any] | None] = {
-    "STBP": None,
-    "STBP-N": None,
-    "auto": {},
-    "forward only": {"forward_only": True},
-}
 TEST, VALIDATION = 1000, 1000
 
 
@@ -119,27 +114,6 @@ def parts(task: Task, images: int | None) -> list[tuple[Tensor, Tensor]]:
         (x[ends[1] : ends[1] + VALIDATION], y[ends[1] : ends[1] + VALIDATION]),
         (x[ends[2] :], y[ends[2] :]),
     ]
-
-
-def step(
-    task: Task,
-    net: nn.Module,
-    learner: NITLearner | None,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    y: Tensor,
-) -> None:
-    """One optimizer step."""
-    optimizer.zero_grad()
-    if learner is None:
-        task.loss(net(x), y).mean().backward()
-    else:
-        with learner.record():
-            xr, yr = learner.expand(x, y)
-            losses = task.loss(net(xr), yr)
-        learner.backward(losses)
-        learner.reset()
-    optimizer.step()
 
 
 @torch.no_grad()
