@@ -37,6 +37,7 @@ class NoisySnnTorch(NoisyNeuron):
     reset_delay: bool
     _states: tuple[str, ...] = ("mem",)
     _decided: Tensor | None = None
+    _factor_seen: tuple[object, bool] = None, False
 
     def __init__(self, *args: Any, sigma: float | Tensor | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -110,7 +111,12 @@ class NoisySnnTorch(NoisyNeuron):
     def _grades(self) -> bool:
         """Whether spikes have a factor other than 1; the same for a whole pass."""
         factor = self.graded_spikes_factor
-        return bool(factor.requires_grad or (factor != 1).any())
+        if factor.requires_grad or factor.device.type == "cpu":
+            return bool(factor.requires_grad or (factor != 1).any())
+        key = id(factor), factor._version  # a GPU is waited for once, and after a change
+        if self._factor_seen[0] != key:
+            self._factor_seen = key, bool((factor != 1).any())
+        return self._factor_seen[1]
 
     def _graded(self, spike: Tensor) -> Tensor:
         """Spikes times their factor, which belongs to the block behind the neuron if it learns."""

@@ -9,10 +9,14 @@ from functools import cache
 import torch
 
 from ..errors import BackendError
+from .kernels.launch import OPTIONS
 
 NAMES = ("torch", "cupy", "reference")
 VARIABLE = "NIT_SNN_BACKEND"
 _OLDEST = (7, 0)
+#: What NVRTC of CUDA 13 still compiles for.
+_OLDEST_OF_13 = (7, 5)
+_PROBE = 'extern "C" __global__ void nit_probe(int *x) { *x = 1; }'
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,12 @@ def _obstacle(device: torch.device) -> str | None:
     capability = torch.cuda.get_device_capability(index)
     if capability < _OLDEST:
         return f"compute capability {capability[0]}.{capability[1]} is below 7.0"
-    return _no_cupy()
+    return _no_cupy(index, capability)
 
 
 @cache
-def _no_cupy() -> str | None:
+def _no_cupy(index: int, capability: tuple[int, int]) -> str | None:
+    """Why CuPy cannot run kernels on a device; a small one is compiled and loaded."""
     extra = f"cuda{(torch.version.cuda or '12').split('.')[0]}x"
     try:
         import cupy
@@ -96,7 +101,22 @@ def _no_cupy() -> str | None:
         return f"CuPy is not installed (pip install 'nit-snn[{extra}]')"
     try:
         cupy.cuda.runtime.getDeviceCount()
-        cupy.cuda.nvrtc.getVersion()
+        compiler = cupy.cuda.nvrtc.getVersion()
     except Exception as error:  # whatever CuPy makes of a missing driver or library
-        return f"CuPy does not work here: {type(error).__name__}: {error}"
+        return f"CuPy does not work here: {_short(error)}"
+    if capability < _OLDEST_OF_13 and compiler[0] >= 13:
+        return (
+            f"the compiler of CUDA {compiler[0]} makes nothing for compute capability "
+            f"{capability[0]}.{capability[1]} (pip install 'nit-snn[cuda12x]' in its place)"
+        )
+    try:
+        with cupy.cuda.Device(index):
+            cupy.RawModule(code=_PROBE, options=OPTIONS, backend="nvrtc").get_function("nit_probe")
+    except Exception as error:  # missing headers, a read-only cache, a driver that is too old
+        return f"CuPy cannot compile here: {_short(error)} (pip install 'nit-snn[{extra}]')"
     return None
+
+
+def _short(error: Exception) -> str:
+    """An error in one line: a compiler's has the whole source in it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -16,6 +16,7 @@ from ..noise.layer_noise import LayerNoise
 from ..noise.philox_noise import PhiloxNoise
 from ..recording.bits import empty
 from ..recording.packed_spikes import PackedSpikes, SpikeTrain
+from ..validation.capture import being_captured
 from .executor import Moved, Steps
 from .kernels.launch import REALS
 from .kernels.linear_gradient.op import linear_gradient
@@ -237,7 +238,9 @@ def levels(value: float | Tensor, inner: torch.Size, device: torch.device) -> Te
     """
     if not isinstance(value, Tensor):
         return _constant(float(value), device)
-    value = value.detach().float()
+    if value.numel() == 1 and value.device.type == "cpu":
+        return _constant(float(value), device)  # torch takes it beside a GPU's tensors, too
+    value = value.detach().to(device, torch.float32)
     if value.numel() == 1:
         return value.reshape(1)
     if value.dim() > len(inner) and value.shape[0] == 1:
@@ -261,6 +264,15 @@ def runs(calls: list[int]) -> Iterator[range]:
             start = i
 
 
-@lru_cache(maxsize=256)
 def _constant(value: float, device: torch.device) -> Tensor:
+    """A number on a device, made once on each stream: none waits for what another one does."""
+    if device.type != "cuda":
+        return _held(value, device, 0)
+    if being_captured():
+        return torch.full((1,), value, device=device)  # its memory is the graph's
+    return _held(value, device, torch.cuda.current_stream(device).cuda_stream)
+
+
+@lru_cache(maxsize=256)
+def _held(value: float, device: torch.device, _stream: int) -> Tensor:
     return torch.full((1,), value, device=device)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ..training.saved_state import count, number
@@ -110,16 +111,16 @@ class WienerResidual:
         self.products, self.squares = dict(state["products"]), dict(state["squares"])
 
 
-def halves(first: Mapping[Tensor, Tensor], second: Mapping[Tensor, Tensor]) -> tuple[float, float]:
-    """`<r_1, r_2>` and `|(r_1 + r_2) / 2|^2` over a layer's parameters.
+def halves(first: Mapping[Tensor, Tensor], second: Mapping[Tensor, Tensor]) -> Tensor:
+    """`<r_1, r_2>` and `|(r_1 + r_2) / 2|^2` over a layer's parameters, float64, (2,).
 
     Args:
         first: The residual's gradient of one half of the batch, its mean over these rows.
         second: That of the other half.
     """
-    product = square = 0.0
+    total: Tensor | None = None
     for parameter in filter(second.__contains__, first):  # a set has another order in each run
         one, other = first[parameter].double(), second[parameter].double()
-        product += float((one * other).sum())
-        square += float(((one + other) / 2).square().sum())
-    return product, square
+        found = torch.stack([(one * other).sum(), ((one + other) / 2).square().sum()])
+        total = found if total is None else total.to(found.device) + found
+    return torch.zeros(2, dtype=torch.float64) if total is None else total

@@ -17,8 +17,7 @@ from ..recording.segment import Segment
 from ..recording.synapse_call import SynapseCall
 from ..recording.timeline import Chunk
 from ..recording.trace import LayerTrace, PassTrace
-from .synapses.conv import conv_gradient
-from .synapses.linear import linear_gradient
+from .synapses.registry import batch_rank
 
 #: How many numbers of presynaptic activity and cotangents are brought together at once.
 _AT_ONCE = 2**20
@@ -215,10 +214,7 @@ def _alike(source: SynapseCall, signed: bool) -> object:
     if signed and not isinstance(activity, PackedSpikes):
         return source  # whether it is spikes is a question for each
     shape = activity.shape
-    rank = 2 if source.gradient is linear_gradient else None
-    if source.gradient is conv_gradient:
-        rank = 2 + len(source.module.kernel_size)  # type: ignore[arg-type]
-    if rank is None or len(shape) != rank:
+    if len(shape) != batch_rank(source.module):
         return source
     return source.gradient, id(source.parameters), source.output_shape[1:], shape[1:]
 

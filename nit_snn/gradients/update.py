@@ -14,6 +14,7 @@ from ..estimators.residual import WienerResidual, halves
 from ..estimators.scores import LayerCotangents
 from ..neurons.base import NoisyNeuron
 from ..recording.trace import PassTrace
+from ..validation.capture import being_captured
 from .accumulate import Accumulator
 from .nonfinite import kept_out
 
@@ -56,6 +57,7 @@ class Update:
         estimator = self.estimator.fitting(trace)
         ranks, residual = estimator.ranks, estimator.residual
         measure = isinstance(residual, WienerResidual) and residual.measures()
+        measure = measure and not being_captured()
         gathered = Accumulator(trace, estimator.score.signs)
         take = None if measure else gathered.take
         found = estimator.estimate(trace, losses, measure, shared, take)
@@ -114,6 +116,7 @@ class Update:
         def gradient(part: LayerCotangents) -> dict[Tensor, Tensor]:
             return Accumulator(trace, signed).add_layers([part]).gradients(parameters)
 
+        products: dict[str, Tensor] = {}
         for layer in filter(found.reached.__contains__, trace.active):  # in order, unlike a set
             cheap, exact = (_held(parts[layer]) for parts in (found.cheap, found.unbiased))
             found.cheap[layer], found.unbiased[layer] = cheap, exact
@@ -122,7 +125,12 @@ class Update:
                 _less(gradient(_rows(exact, rows)), gradient(_rows(cheap, rows)))
                 for rows in (mask, 1 - mask)
             ]
-            residual.update(layer.name, *halves(*rest))
+            products[layer.name] = halves(*rest)
+        if products:  # a GPU is waited for once
+            device = next(iter(products.values())).device
+            numbers = torch.stack([x.to(device) for x in products.values()]).tolist()
+            for name, own in zip(products, numbers, strict=True):
+                residual.update(name, *own)
 
 
 def _first_half(trace: PassTrace, samples: int) -> Tensor:

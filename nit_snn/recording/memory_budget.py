@@ -11,6 +11,10 @@ from pathlib import Path
 
 import torch
 
+from ..validation.capture import being_captured
+
+#: What each GPU had left when it was asked last.
+_LAST: dict[torch.device, int] = {}
 #: Bytes of spikes that a pass may keep as numbers.
 _SPIKES = 2**21
 
@@ -77,8 +81,10 @@ def budget_of(recompute: bool | str, limit: int | None, device: torch.device) ->
 def available(device: torch.device) -> int | None:
     """Bytes that can still be had on a device; None if the system does not say."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
+        if not being_captured():  # else what there was before: a graph does as its warm-up did
+            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            _LAST[device] = torch.cuda.mem_get_info(device)[0] + cached
+        return _LAST.get(device)
     return _free(int(time.monotonic())) if device.type == "cpu" else None
 
 

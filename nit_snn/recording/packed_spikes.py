@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..dynamics.backend import backend_of
+from ..dynamics.kernels.unpack_bits.op import unpack_bits
 from . import bits
 from .provenance import find, reshaped_from
 
@@ -19,7 +21,7 @@ class PackedSpikes:
 
     Attributes:
         bits: (planes, N, *) bytes, of as many neurons as `shape` has.
-        slots: Which of their bits.
+        slots: Which of their bits: one for each step, or one that all of `shape` shares.
         shape: (N, *) of one step, (T, N, *) of several.
     """
 
@@ -29,10 +31,22 @@ class PackedSpikes:
 
     def unpack(self, dtype: torch.dtype) -> Tensor:
         """The spikes as numbers, in the shape that the synapse saw."""
-        return bits.unpack(self.bits, self.slots, dtype).view(self.shape)
+        if self.bits.device.type == "cuda" and backend_of(self.bits.device).name == "cupy":
+            found = unpack_bits(self.bits, self.slots.start, len(self.slots), dtype)
+        else:
+            found = bits.unpack(self.bits, self.slots, dtype)
+        return found.view(self.shape)
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether each of several steps, (T, N, *), has a bit of its own."""
+        return len(self.slots) == self.shape[0]
 
     def part(self, steps: range) -> PackedSpikes:
         """Some of several steps."""
+        if not self.in_steps:
+            own = self.bits.view(len(self.bits), *self.shape)[:, steps.start : steps.stop]
+            return PackedSpikes(own, self.slots, own.shape[1:])
         slots = self.slots[steps.start : steps.stop]
         return PackedSpikes(self.bits, slots, torch.Size([len(slots), *self.shape[1:]]))
 
@@ -59,7 +73,7 @@ class SpikeTrain:
         return self.planes, self.used - 1
 
     def add(self, spikes: Tensor) -> PackedSpikes:
-        """One more step, (N, *) zeros and ones."""
+        """One more step, (N, *) zeros and ones, or whatever goes in at once."""
         planes, slot = self.slot(spikes.shape, spikes.device)
         bits.pack_into(planes, spikes, slot)
         return PackedSpikes(planes, range(slot, slot + 1), spikes.shape)

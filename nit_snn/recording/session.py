@@ -17,6 +17,7 @@ from ..noise.source import NoiseSource
 from ..validation.foreign_functions import outputs_by_module
 from ..validation.hints import of_written_batch_size
 from ..validation.network import Watch, coupled_batch_norms
+from ..validation.passes import check_devices
 from ..validation.rows import RowWatch
 from ..validation.warn_once import WarnOnce
 from .eager import eager
@@ -75,8 +76,7 @@ class Session:
         """
         for neuron in self.neurons.values():
             neuron.detach_state()  # what an unrecorded pass left may hold a surrogate's graph
-        devices = {neuron.sigma.device for neuron in self.neurons.values()}
-        noise, index = self.source.next(replicas, devices)
+        noise, index = self.source.next(replicas, [check_devices(self.neurons)])
         recorder = Recorder(
             self.neurons,
             noise,

@@ -246,4 +246,5 @@ def own_noise(
 
 
 def _tensor(value: float | Tensor, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    """In the type of `like`; a number is not copied from the CPU."""
+    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)

@@ -54,7 +54,7 @@ class SynapseCall:
     readers: int = 0
     followed: bool = False
     expansion: Expansion | None = None
-    binary: bool | None = None
+    binary: bool | Tensor | None = None
 
     @staticmethod
     def of(current: Tensor, again: bool = False) -> tuple[SynapseCall | None, bool]:
@@ -106,11 +106,11 @@ class SynapseCall:
         elif cotangent.numel() != shape.numel():
             cotangent = cotangent.reshape(-1, *shape).sum(0)
         activity, cotangent = self.presynaptic(cotangent.reshape(shape), steps)
-        spikes = signed and self.carries_spikes
+        spikes = self.carries_spikes if signed else False
         return self.gradients_of(activity, cotangent, signed, spikes)
 
     def gradients_of(
-        self, activity: Tensor, cotangent: Tensor, signed: bool, spikes: bool
+        self, activity: Tensor, cotangent: Tensor, signed: bool, spikes: bool | Tensor
     ) -> dict[Tensor, Tensor]:
         """Those for an activity and a cotangent of its output, in the call's own parameters.
 
@@ -121,22 +121,24 @@ class SynapseCall:
             spikes: Whether it is nothing but spikes.
         """
         if signed:
-            activity = 2 * activity - 1 if spikes else (activity >= 0).to(activity.dtype) * 2 - 1
+            activity = 2 * activity - 1 if spikes is True else _signs(activity, spikes)
         found = self.gradient(self.module, activity, cotangent)
         pairs = ((self.parameters[name], gradient) for name, gradient in found.items())
         return {p: gradient for p, gradient in pairs if p is not None and p.requires_grad}
 
     @property
-    def carries_spikes(self) -> bool:
+    def carries_spikes(self) -> bool | Tensor:
         """Whether what went in is nothing but zeros and ones: NIT-S counts these as -1 and +1.
 
-        Real values count by their sign (section 3.3).
+        Real values count by their sign (section 3.3). Where it would have to be waited for, the
+        answer is a tensor.
         """
         if isinstance(self.activity, PackedSpikes):
             return True
         if self.binary is None:
             values = self.activity.detach()
-            self.binary = bool(((values == 0) | (values == 1)).all())
+            answer = ((values == 0) | (values == 1)).all()
+            self.binary = bool(answer) if answer.device.type == "cpu" else answer
         return self.binary
 
     def presynaptic(self, cotangent: Tensor, steps: range | None = None) -> tuple[Tensor, Tensor]:
@@ -175,7 +177,7 @@ class SynapseCall:
         """
         if self.gradient is not linear_gradient or not isinstance(self.activity, PackedSpikes):
             return None
-        if len(self.activity.shape) != 3:
+        if len(self.activity.shape) != 3 or not self.activity.in_steps:
             return None
         found = gradient(self.activity, self.output_shape[-1])
         if found is None:
@@ -183,3 +185,9 @@ class SynapseCall:
         pairs = {"weight": found[:, :-1], "bias": found[:, -1]}
         trained = ((self.parameters[name], g) for name, g in pairs.items())
         return {p: g for p, g in trained if p is not None and p.requires_grad}
+
+
+def _signs(activity: Tensor, spikes: bool | Tensor) -> Tensor:
+    """-1 and +1; zero counts as +1, and as -1 if nothing but spikes went in."""
+    positive = activity >= 0 if spikes is False else (activity > 0) | ~spikes & (activity == 0)
+    return positive.to(activity.dtype) * 2 - 1

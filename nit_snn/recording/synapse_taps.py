@@ -20,6 +20,9 @@ from ..errors import RecordingError
 from ..gradients.synapses import SynapseGradient, gradient_function
 from ..gradients.synapses.few_outputs import few, few_outputs, suits
 from ..gradients.synapses.linear import linear_gradient
+from ..gradients.synapses.registry import batch_rank
+from ..validation.capture import being_captured
+from .bits import pack as pack_steps
 from .expansion import Expansion
 from .memory_budget import MemoryBudget
 from .packed_spikes import BinarySpikes, PackedSpikes, SpikeTrain, pack, saved_as_bits
@@ -179,7 +182,7 @@ class SynapseTap:
         expansion, packed = Expansion.of(activity), None
         inner = activity if expansion is None else expansion.once(activity)
         if self._train is not None and expansion is None and not static:
-            packed = _as_bits(activity, self._train)
+            packed = self._as_bits(activity, self._train)
         output = self._output(inner.unsqueeze(0))[0] if static else self._output(inner, packed)
         if expansion is not None:
             output = expansion.repeat(output)
@@ -198,6 +201,22 @@ class SynapseTap:
             expansion=expansion,
         )
         return output.unsqueeze(0).expand(len(x), *output.shape) if static else output, call
+
+    def _as_bits(self, activity: Tensor, train: SpikeTrain) -> PackedSpikes | None:
+        """An input from outside, as bits, if it is nothing but zeros and ones.
+
+        A GPU is waited for at each until one is something else, and none is packed in a graph.
+        """
+        if activity.requires_grad or being_captured():
+            return None
+        spikes = activity.detach() == 1
+        if not torch.equal(activity, spikes.to(activity.dtype)):
+            self._train = None if activity.device.type != "cpu" else train
+            return None
+        rank = batch_rank(self.module)
+        if rank is None or activity.dim() <= rank:
+            return train.add(spikes)
+        return PackedSpikes(pack_steps(spikes), range(len(spikes)), spikes.shape)
 
     def _output(self, x: Tensor, packed: PackedSpikes | None = None) -> Tensor:
         """The layer's output, in the fastest way that there is.
@@ -227,14 +246,6 @@ def refuse_copy() -> NoReturn:
         "The network was copied or saved while a NITLearner records it. Do so before or after "
         "the record() block."
     )
-
-
-def _as_bits(activity: Tensor, train: SpikeTrain) -> PackedSpikes | None:
-    """An input from outside, as bits, if it is nothing but zeros and ones."""
-    spikes = activity.detach() == 1
-    if activity.requires_grad or not torch.equal(activity, spikes.to(activity.dtype)):
-        return None
-    return train.add(spikes)
 
 
 def _sample(tensor: Tensor, count: int) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import AttachError
@@ -150,7 +151,8 @@ def check_levels(
     """Every noise level is positive, and within `bounds` if it is to be learned."""
     if being_captured():
         return
-    silent = [n for n, m in neurons.items() if not (m.sigma.is_meta or _within(m.sigma, 0))]
+    levels = {name: m.sigma.detach() for name, m in neurons.items() if not m.sigma.is_meta}
+    silent = _not_all({name: (x > 0) & (x < float("inf")) for name, x in levels.items()})
     if silent:
         raise AttachError(
             "The noise level sigma must be finite and positive in: "
@@ -158,7 +160,8 @@ def check_levels(
             "sigma=0.25)."
         )
     if bounds is not None:
-        outside = [name for name, m in neurons.items() if not _between(m.sigma, *bounds)]
+        low, high = bounds
+        outside = _not_all({name: (x >= low) & (x <= high) for name, x in levels.items()})
         if outside:
             raise AttachError(
                 f"sigma starts outside of sigma_bounds={bounds} in: {', '.join(outside)}."
@@ -226,12 +229,13 @@ def unreachable_parameters(neurons: Mapping[str, NoisyNeuron]) -> dict[str, str]
     }
 
 
-def _between(sigma: Tensor, low: float, high: float) -> bool:
-    return bool(((sigma >= low) & (sigma <= high)).all())
-
-
-def _within(sigma: Tensor, low: float) -> bool:
-    return bool(((sigma > low) & (sigma < float("inf"))).all())
+def _not_all(true: Mapping[str, Tensor]) -> list[str]:
+    """The names of those tensors that are not true everywhere; a GPU is waited for once."""
+    if not true:
+        return []
+    every = [x.all() for x in true.values()]
+    found = torch.stack([x.to(every[0].device) for x in every]).tolist()
+    return [name for name, yes in zip(true, found, strict=True) if not yes]
 
 
 def _reasons(reasons: Mapping[str, str | None]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BiasWarning, RecordingError
+from ..neurons.base import NoisyNeuron
 from ..recording.orders import repeats
 
 
@@ -173,3 +174,21 @@ def warn_of_delayed_reset(name: str) -> None:
         BiasWarning,
         stacklevel=2,
     )
+
+
+def check_devices(neurons: Mapping[str, NoisyNeuron]) -> torch.device:
+    """The device that all noisy neurons are on.
+
+    Raises:
+        RecordingError: They are on several.
+    """
+    found: dict[torch.device, str] = {}
+    for name, neuron in neurons.items():
+        found.setdefault(neuron.sigma.device, name)
+    if len(found) > 1:
+        listed = ", ".join(f"{name} on {device}" for device, name in found.items())
+        raise RecordingError(
+            f"The noisy neurons are on several devices: {listed}. Move the whole network to one, "
+            'and share out the batch instead: shard="samples" or "replicas".'
+        )
+    return next(iter(found))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from conftest import SpikingJellyNet
@@ -14,8 +14,6 @@ from conftest import SpikingJellyNet
 import nit_snn.dynamics.backend as module
 from nit_snn import NITLearner, backends, swap_neurons
 from nit_snn.dynamics.backend import backend_of
-from nit_snn.dynamics.kernels import launch as launching
-from nit_snn.dynamics.kernels.launch import Launch
 from nit_snn.errors import AttachError, BackendError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -52,33 +50,62 @@ def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         backend_of(CPU)
 
 
+OLD = (12, 8)
+
+
+def fake_cupy(compiler: tuple[int, int] = (13, 0), broken: str | None = None) -> SimpleNamespace:
+    """As much of CuPy as is asked; `broken` names what fails in it."""
+
+    def count() -> int:
+        if broken == "driver":
+            raise RuntimeError("no driver")
+        return 1
+
+    def module(code: str, options: tuple[str, ...], backend: str) -> SimpleNamespace:
+        assert 'extern "C"' in code and backend == "nvrtc"
+
+        def get_function(name: str) -> None:
+            if broken == "headers":
+                raise RuntimeError("cannot open source file\n    vector_types.h")
+
+        return SimpleNamespace(get_function=get_function)
+
+    return SimpleNamespace(
+        cuda=SimpleNamespace(
+            runtime=SimpleNamespace(getDeviceCount=count),
+            nvrtc=SimpleNamespace(getVersion=lambda: compiler),
+            Device=lambda index: nullcontext(),
+        ),
+        RawModule=module,
+    )
+
+
 @pytest.mark.parametrize(
     ("capability", "cupy", "name", "reason"),
     [
         ((9, 0), None, "torch", r"pip install 'nit-snn\[cuda13x\]'"),
         ((6, 1), None, "torch", "6.1 is below 7.0"),
-        ((9, 0), "works", "cupy", "a CUDA device with CuPy"),
-        ((9, 0), "no driver", "torch", "RuntimeError: no driver"),
+        ((9, 0), fake_cupy(), "cupy", "a CUDA device with CuPy"),
+        ((9, 0), fake_cupy(broken="driver"), "torch", "RuntimeError: no driver"),
+        (
+            (9, 0),
+            fake_cupy(broken="headers"),
+            "torch",
+            r"CuPy cannot compile here: RuntimeError: cannot open source file vector_types.h \(pip",
+        ),
+        ((7, 0), fake_cupy(OLD), "cupy", "a CUDA device with CuPy"),
+        ((7, 0), fake_cupy(), "torch", r"CUDA 13 makes nothing for .* 7.0 .*cuda12x"),
+        ((7, 5), fake_cupy(), "cupy", "a CUDA device with CuPy"),
     ],
 )
 def test_a_gpu_takes_the_kernels_if_they_can_run(
     capability: tuple[int, int],
-    cupy: str | None,
+    cupy: SimpleNamespace | None,
     name: str,
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def count() -> int:
-        if cupy == "no driver":
-            raise RuntimeError("no driver")
-        return 1
-
-    cuda = SimpleNamespace(
-        runtime=SimpleNamespace(getDeviceCount=count),
-        nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
-    )
-    fake = None if cupy is None else SimpleNamespace(cuda=cuda)
-    monkeypatch.setitem(sys.modules, "cupy", fake)  # None: importing it fails
+    monkeypatch.setitem(sys.modules, "cupy", cupy)  # None: importing it fails
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
@@ -89,53 +116,6 @@ def test_a_gpu_takes_the_kernels_if_they_can_run(
         module._no_cupy.cache_clear()
     assert found.name == name
     assert re.search(reason, found.reason)
-
-
-def test_cupy_is_given_addresses_and_numbers_on_torchs_stream(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A stand-in for CuPy: what it is called with, in which context."""
-    seen: list[object] = []
-
-    class Context:
-        def __init__(self, *what: object) -> None:
-            self.what = what
-
-        def __enter__(self) -> None:
-            seen.append(("enter", *self.what))
-
-        def __exit__(self, *_: object) -> None:
-            seen.append(("exit", *self.what))
-
-    def compiled(code: str, options: tuple[str, ...], backend: str) -> object:
-        assert "NIT_KERNEL void noisy_lif" in code and backend == "nvrtc"
-        assert "-DNIT_REAL=1" in options
-        return SimpleNamespace(get_function=lambda name: lambda *call: seen.append((name, *call)))
-
-    fake = SimpleNamespace(
-        cuda=SimpleNamespace(
-            Device=lambda i: Context("device", i), ExternalStream=lambda *s: Context("stream", *s)
-        ),
-        RawModule=compiled,
-    )
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(torch.cuda, "device", lambda i: Context("torch", i))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda i: SimpleNamespace(cuda_stream=77))
-    launching._compiled.cache_clear()
-    x = torch.ones(3)
-    before = launching.LAUNCHED.get("noisy_lif", 0)
-    try:
-        launching.launch(
-            Launch("noisy_lif", torch.float16, GPU, (5, 2), 64, [x, None, np.int32(4)])
-        )
-    finally:
-        launching._compiled.cache_clear()
-    call = next(s for s in seen if s[0] == "noisy_lif")
-    assert call[1:3] == ((5, 2), (64,))
-    assert call[3] == (x.data_ptr(), 0, 4)
-    assert [type(a) for a in call[3]] == [np.uint64, np.uint64, np.int32]
-    assert seen.index(("enter", "stream", 77, 0)) < seen.index(call)
-    assert launching.LAUNCHED["noisy_lif"] == before + 1
 
 
 def test_a_resumed_learner_goes_on_with_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:

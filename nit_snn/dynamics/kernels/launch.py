@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import BackendError
 from ...noise.philox import Stream
+from ...validation.capture import being_captured
 
 FOLDER = Path(__file__).parent
 INCLUDE = FOLDER / "include"
+#: What every kernel is compiled with.
+OPTIONS = ("--std=c++17",)
 #: What NIT_REAL is for each type that currents may have.
 REALS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _MOST_ROWS, _MOST_INNER = 2**32, 2**31 - 4
@@ -81,11 +85,24 @@ def dense(x: Tensor) -> Tensor:
 
 def options(real: torch.dtype) -> tuple[str, ...]:
     """What a kernel is compiled with."""
-    return (f"-DNIT_REAL={REALS[real]}", f"-I{INCLUDE}", "--std=c++17")
+    return (f"-DNIT_REAL={REALS[real]}", *OPTIONS)
 
 
 def source(kernel: str) -> str:
-    return (FOLDER / kernel / "kernel.cu").read_text()
+    """A kernel with its headers in it: whoever caches what it is compiled to sees all of it."""
+    return _with_headers((FOLDER / kernel / "kernel.cu").read_text(), set())
+
+
+def _with_headers(text: str, known: set[str]) -> str:
+    lines = []
+    for line in text.splitlines():
+        name = line.removeprefix('#include "').removesuffix('"')
+        if name == line or not (INCLUDE / name).exists():
+            lines.append(line)
+        elif name not in known:
+            known.add(name)
+            lines.append(_with_headers((INCLUDE / name).read_text(), known))
+    return "\n".join(line for line in lines if line != "#pragma once") + "\n"
 
 
 def levels(values: Tensor, inner: int) -> tuple[Argument, Argument]:
@@ -123,25 +140,69 @@ def launch(what: Launch) -> None:
 
     Nothing waits for it: torch's allocator gives memory that is let go of back to the same stream
     only.
+
+    Raises:
+        BackendError: Tensors are on different devices, or a kernel would have to be compiled while
+            a CUDA graph is captured.
     """
     import cupy
 
     index = what.device.index if what.device.index is not None else torch.cuda.current_device()
+    _check_devices(what, torch.device(what.device.type, index))
+    key = (what.kernel, what.real, index)
     with torch.cuda.device(index), cupy.cuda.Device(index):
-        function = _compiled(what.kernel, what.real, index)
-        stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index)
-        with stream:
-            function(what.grid, (what.block,), tuple(what.numbers()))
+        if key not in _FUNCTIONS:
+            if being_captured():
+                raise BackendError(
+                    f"The kernel {what.kernel} ({what.real}) would have to be compiled and loaded "
+                    "while a CUDA graph is captured. Take the same step outside of the graph "
+                    "first, as nit_snn.cuda_graph does."
+                )
+            _FUNCTIONS[key] = _compiled(what.kernel, what.real)
+        with _stream(torch.cuda.current_stream(index).cuda_stream, index):
+            _FUNCTIONS[key](what.grid, (what.block,), tuple(what.numbers()))
     LAUNCHED[what.kernel] = LAUNCHED.get(what.kernel, 0) + 1
 
 
 #: How often each kernel ran: what shows that the kernels' path was taken.
 LAUNCHED: dict[str, int] = {}
+#: Compiled kernels by name, type and device.
+_FUNCTIONS: dict[tuple[str, torch.dtype, int], Any] = {}
 
 
-@cache
-def _compiled(kernel: str, real: torch.dtype, device: int) -> Any:
+def _check_devices(what: Launch, device: torch.device) -> None:
+    """A kernel would take the address of another device's memory for one of its own."""
+    found = {a.device for a in what.arguments if isinstance(a, Tensor)}
+    if found - {device}:
+        listed = ", ".join(sorted(map(str, found)))
+        raise BackendError(
+            f"The tensors of {what.kernel} are on different devices: {listed}. Move the network, "
+            "its parameters, its states and the input to one."
+        )
+
+
+def _compiled(kernel: str, real: torch.dtype) -> Any:
     import cupy
 
     module = cupy.RawModule(code=source(kernel), options=options(real), backend="nvrtc")
     return module.get_function(kernel)
+
+
+@lru_cache(maxsize=64)
+def _stream(pointer: int, index: int) -> Any:
+    """torch's stream as one of CuPy's, which must not be closed."""
+    import cupy
+
+    if hasattr(cupy.cuda.Stream, "from_external"):
+        return cupy.cuda.Stream.from_external(_Pointer(pointer))
+    return cupy.cuda.ExternalStream(pointer, index)  # before CuPy 14
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """CUDA's stream protocol, which not every torch has."""
+
+    address: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address

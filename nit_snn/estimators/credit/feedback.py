@@ -63,23 +63,31 @@ class LocalReadout:
         """c, (N, features)."""
         return (self.missed(features, errors) @ self.weight) * self.size.sqrt()
 
-    def learn(self, features: Tensor, errors: Tensor, ranks: Ranks, follow: float) -> None:
+    def learn(
+        self, features: Tensor, errors: Tensor, heard: Tensor, ranks: Ranks, follow: float
+    ) -> None:
         """Takes in what one pass has shown.
 
         Args:
             features: f, (N, features).
             errors: e, (N, outputs).
+            heard: Whether they say anything; else all stays as it is. A GPU is not waited for.
             ranks: Who has other rows.
             follow: The pass's share in the running means.
         """
-        rows = ranks.sum(features.new_tensor(float(len(features))))
+        before = self.weight, self.mean, self.size
+        rows = ranks.sum(features.new_full((), float(len(features))))
         mean = ranks.sum(features.sum(0)) / rows
         size = ranks.sum(errors.square().sum()) / rows
         self.mean, self.size = self.mean.lerp(mean, follow), self.size.lerp(size, follow)
         centred = features - self.mean
         slope = ranks.sum(self.missed(features, errors).T @ centred)
         power = ranks.sum(centred.square().sum())
-        self.weight = self.weight - slope / power.clamp(min=torch.finfo(power.dtype).tiny)
+        weight = self.weight - slope / power.clamp(min=torch.finfo(power.dtype).tiny)
+        self.weight, self.mean, self.size = (
+            torch.where(heard, new, old)
+            for new, old in zip((weight, self.mean, self.size), before, strict=True)
+        )
 
 
 @dataclass(eq=False)
@@ -105,24 +113,27 @@ class FeedbackCredit:
     def learn(self, trace: PassTrace) -> None:
         """Takes in a pass, whose estimate must not depend on it."""
         errors, self._errors = self._errors, None
-        if errors is None or not bool(self.ranks.sum(errors.square().sum()).isfinite()):
-            return  # errors that overflow say nothing, and would stay for ever
+        if errors is None:
+            return
+        # Errors that overflow say nothing, and would stay for ever.
+        heard = self.ranks.sum(errors.square().sum()).isfinite()
         for layer in trace.active:
             if layer.segments[0].node is None or layer.reached or layer.surrogates is None:
                 continue
             layer.surrogates.finish()
             for shape, counts in layer.surrogates.counts.items():
-                self._learn(_name(layer.name, shape), features_of(counts), errors)
+                self._learn(_name(layer.name, shape), features_of(counts), errors, heard)
 
-    def _learn(self, name: str, features: Tensor, errors: Tensor) -> None:
+    def _learn(self, name: str, features: Tensor, errors: Tensor, heard: Tensor) -> None:
         shape, held = (errors.shape[1], features.shape[1]), self.readouts.get(name)
         if held is None or held.weight.shape != shape:
             zero = features.new_zeros(())
             held = LocalReadout(features.new_zeros(shape), features.new_zeros(shape[1]), zero)
             self.readouts[name] = held
-            held.learn(features, errors.to(features), self.ranks, 1.0)
+            held.learn(features, errors.to(features), heard, self.ranks, 1.0)
         else:
-            held.to(features).learn(features, errors.to(features), self.ranks, 1 - _MEMORY)
+            follow = 1 - _MEMORY
+            held.to(features).learn(features, errors.to(features), heard, self.ranks, follow)
 
     def reaches(self, layer: LayerTrace) -> bool:
         return layer.reached or self._errors is not None

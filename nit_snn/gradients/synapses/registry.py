@@ -62,3 +62,12 @@ def gradient_function(module: nn.Module) -> SynapseGradient | None:
     """
     function, declared = _REGISTRY.get(type(module), (None, frozenset()))
     return function if function is not None and declared == set(module._parameters) else None
+
+
+def batch_rank(module: nn.Module) -> int | None:
+    """How many dimensions a batch has that goes into a synapse, (N, *); None for unknown kinds."""
+    if isinstance(module, nn.Linear):
+        return 2
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return 2 + len(module.kernel_size)
+    return None

@@ -22,6 +22,7 @@ from nit_snn.dynamics.kernels.linear_gradient.op import linear_gradient
 from nit_snn.dynamics.kernels.linear_sign_gradient.op import linear_sign_gradient
 from nit_snn.dynamics.kernels.noisy_lif.op import noisy_lif
 from nit_snn.dynamics.kernels.sigma_gradient.op import sigma_gradient
+from nit_snn.dynamics.kernels.unpack_bits.op import unpack_bits
 from nit_snn.dynamics.kernels.weighted_score.op import weighted_score
 from nit_snn.recording import bits as spike_bits
 
@@ -139,6 +140,15 @@ def test_sigma_gradient(shape: tuple[int, ...]) -> None:
         first_step=5,
     )
     torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-3, atol=1e-3 * (steps * rows) ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_unpack_bits(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    steps, rows, inner = shape
+    bits = torch.randint(256, (-(-steps // 8) + 1, rows, inner), dtype=torch.uint8)
+    ours, theirs = both(unpack_bits, "unpack_bits", bits=bits, slot=5, steps=steps, dtype=dtype)
+    assert torch.equal(ours.cpu(), theirs)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 1, 1), (9, 8, 300, 70), (70, 40, 64, 64)], ids=str)

@@ -20,6 +20,7 @@ def test_all_kernels_are_here() -> None:
         "linear_sign_gradient",
         "noisy_lif",
         "sigma_gradient",
+        "unpack_bits",
         "weighted_score",
     ]
 

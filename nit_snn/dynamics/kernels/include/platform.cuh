@@ -10,7 +10,7 @@ typedef long long i64;
 #ifdef NIT_HOST
 #include "host.h"
 #else
-#define NIT_FN static __device__ __forceinline__
+#define NIT_FN [[maybe_unused]] static __device__ __forceinline__
 #define NIT_KERNEL extern "C" __global__
 // So many threads in a block, and so many blocks that registers are shared out to.
 #define NIT_RESIDENT(threads, blocks) __launch_bounds__(threads, blocks)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nit_snn.dynamics.kernels.launch import FOLDER, Launch, options
+from nit_snn.dynamics.kernels.launch import Launch, options, source
 
 _HERE = Path(__file__).parent
 
@@ -33,7 +33,7 @@ def run_on_host(what: Launch, entry: str = "launch") -> None:
 def _compiled(kernel: str, real: torch.dtype, name: str) -> ctypes._CFuncPtr:
     folder = Path(tempfile.mkdtemp(prefix="nit_snn_"))
     entry = folder / f"{kernel}.cpp"
-    entry.write_text(f'#include "{FOLDER / kernel / "kernel.cu"}"\nNIT_HOST_ENTRY({kernel})\n')
+    entry.write_text(f"{source(kernel)}\nNIT_HOST_ENTRY({kernel})\n")
     built = folder / f"{kernel}.so"
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared"]
     mode = [o for o in options(real) if not o.startswith("--std")]
