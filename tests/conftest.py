@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,12 @@ from torch import Tensor, nn
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+def pytest_collection_finish() -> None:
+    """Tests count what they leave behind: what is there already need not be looked at again."""
+    gc.collect()
+    gc.freeze()
 
 
 class SnnTorchNet(nn.Module):

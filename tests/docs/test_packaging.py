@@ -170,6 +170,7 @@ def test_editable_install_maps_neurons_too(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("framework", ["snntorch", "spikingjelly"])
 def test_one_framework_is_enough(framework: str, tmp_path: Path) -> None:
     """With the other framework made unimportable, the package works and names the extra."""

@@ -79,8 +79,11 @@ def estimates(
 @pytest.mark.montecarlo
 @pytest.mark.parametrize(
     "options",
-    [{}, {"conditional": True}, {"rule": "nit-s"}],
-    ids=["nit", "conditional", "nit-s"],
+    [
+        pytest.param({}, marks=pytest.mark.full, id="nit"),
+        pytest.param({"conditional": True}, id="conditional"),
+        pytest.param({"rule": "nit-s"}, marks=pytest.mark.full, id="nit-s"),
+    ],
 )
 def test_it_lowers_the_variance_and_keeps_the_mean(options: dict[str, Any]) -> None:
     """500 estimates each. The variance of the layer that is read must fall by a third or more
@@ -100,6 +103,7 @@ def test_it_lowers_the_variance_and_keeps_the_mean(options: dict[str, Any]) -> N
     torch.testing.assert_close(plain["readout.weight"], controlled["readout.weight"])
 
 
+@pytest.mark.full
 @pytest.mark.montecarlo
 def test_through_the_network_it_lowers_the_variance_of_the_layer_before_too() -> None:
     """300 estimates each, on a network that passes on how many neurons fire: against the readout's
@@ -119,6 +123,7 @@ def test_through_the_network_it_lowers_the_variance_of_the_layer_before_too() ->
         assert ((readout[name].mean(0) - network[name].mean(0)).abs() <= 6 * error + 1e-7).all()
 
 
+@pytest.mark.full
 @pytest.mark.montecarlo
 @pytest.mark.parametrize("reset", ["zero", "subtract", "none"])
 def test_through_time_it_lowers_the_variance_where_membranes_remember(reset: str) -> None:

@@ -346,6 +346,7 @@ def test_a_failed_pass_keeps_nothing() -> None:
     membrane.sum()
 
 
+@pytest.mark.full
 @pytest.mark.montecarlo
 def test_conditioning_lowers_the_variance() -> None:
     """400 estimates each; the ratio of summed variances is below 0.9, where chance alone would

@@ -38,7 +38,9 @@ def short_run(architectures: Any, name: str, output: Path, *options: str) -> tup
     return architectures.Run("nit", architectures.EXPERIMENTS[name], first, args), Splits(*few)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.full) if n == "conv" else n for n in NAMES]
+)
 def test_loss_falls_and_every_parameter_moves(
     architectures: Any, name: str, tmp_path: Path
 ) -> None:

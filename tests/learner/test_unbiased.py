@@ -292,8 +292,24 @@ THRESHOLDS = {
     "thresholds, if soft": integrate(None, **LEARNED),
 }
 CASES |= THRESHOLDS
-#: Those of them that every run goes through.
-FEW = list(THRESHOLDS)[:2]
+#: A case of each score, credit, reset and framework; `make test-all` runs the others as well.
+FIRST = (
+    "leaky subtract",
+    "leaky zero, general route",
+    "leaky subtract, conv",
+    "leaky zero, batch norm in training mode",
+    "leaky subtract, readout, antithetic, general route",
+    "leaky subtract, layers, membranes",
+    "leaky subtract, time, learned sigma",
+    "lif soft, feedback, multi-step, conditional",
+    "leaky zero, losses per step",
+    "leaky subtract, conditional, learnable beta, layers",
+    "lif hard to -0.2, time, conditional, multi-step",
+    "if soft, multi-step",
+    "thresholds, leaky subtract",
+    "thresholds, lif soft, time, conditional, multi-step",
+)
+NAMES = [n if n in FIRST else pytest.param(n, marks=pytest.mark.full) for n in CASES]
 
 
 def currents(case: Case, x: np.ndarray, sample: int) -> Any:
@@ -362,13 +378,7 @@ def exact_gradient(case: Case, net: Net, x: np.ndarray) -> dict[str, np.ndarray]
     return exact
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.full if name in {*THRESHOLDS} - {*FEW} else [])
-        for name in CASES
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_estimate_equals_the_exact_gradient(name: str) -> None:
     case = CASES[name]
     torch.manual_seed(1)

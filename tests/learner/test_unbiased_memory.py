@@ -237,6 +237,18 @@ CASES = {
     "plif soft, decay, readout, drawn again": plif(None, True, READOUT, AGAIN),
 }
 
+#: A case of each neuron, score and credit; `make test-all` runs the others as well.
+FIRST = (
+    "lapicque subtract, conditional, learned sigma",
+    "synaptic subtract",
+    "synaptic zero, conditional, layers, learned sigma",
+    "alpha zero, learned sigma, antithetic",
+    "rleaky zero, all to all, readout, antithetic",
+    "rsynaptic subtract, all to all, time",
+    "plif soft, decay, time, conditional, multi-step",
+)
+NAMES = [n if n in FIRST else pytest.param(n, marks=pytest.mark.full) for n in CASES]
+
 
 def exact_gradient(case: Case, net: Net, x: np.ndarray) -> dict[str, np.ndarray]:
     """The oracle's gradient of the mean expected loss over the samples, by parameter name."""
@@ -275,7 +287,7 @@ def estimates(case: Case, net: Net, x: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_estimate_equals_the_exact_gradient(name: str) -> None:
     case = CASES[name]
     torch.manual_seed(1)

@@ -61,6 +61,7 @@ def test_antithetic_noise_is_as_ever() -> None:
     assert torch.equal(pairs[:4], -pairs[4:])
 
 
+@pytest.mark.full
 @pytest.mark.montecarlo
 def test_over_the_tables_it_is_standard_normal_and_independent() -> None:
     """20,000 tables of 128 numbers, 40 of them read in a pass: moments and correlations within 5

@@ -206,8 +206,16 @@ def step_of(
     return step
 
 
-@pytest.mark.parametrize("build", [Static, Poisson])
-@pytest.mark.parametrize("readout", [False, True])
+@pytest.mark.parametrize(
+    ("build", "readout"),
+    [
+        (Poisson, True),
+        *(
+            pytest.param(*rest, marks=pytest.mark.full)
+            for rest in ((Static, False), (Static, True), (Poisson, False))
+        ),
+    ],
+)
 def test_memory_grows_by_one_bit_per_presynaptic_spike(
     build: type, readout: bool, live_peak: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

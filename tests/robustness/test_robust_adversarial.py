@@ -162,7 +162,8 @@ def test_the_learner_is_left_alone(batch: tuple[Tensor, Tensor]) -> None:
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("build", [pytest.param(Torch, marks=pytest.mark.full), Jelly])
+@pytest.mark.full
+@pytest.mark.parametrize("build", [Torch, Jelly])
 def test_it_trains_a_network_that_withstands_more(build: Callable[[], nn.Module]) -> None:
     """One pixel tells the class by a wide margin, five by 0.1 each, which eps = 0.15 turns."""
     torch.manual_seed(0)
