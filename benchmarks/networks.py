@@ -7,7 +7,8 @@ STBP is the framework's own surrogate gradient through time, without noise; STBP
 noise; "auto" is `NITLearner(net)` with no option set, "forward only" `NITLearner(net,
 forward_only=True)`. All see the same images equally often, and each tries the same learning rates
 with Adam; the best on 1,000 validation images is judged by 1,000 test images, with one sample of
-the noise each. Every run is written to --output at once, and is not repeated when it is there.
+the noise each. Every run is written to --output at once, and is not repeated when it is there;
+beside it comes a picture of the table.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -32,6 +37,7 @@ import training
 from comparison import METHODS, step
 from networks_users_bring import TASKS, Task
 
+COLOURS = {"STBP": "#888888", "STBP-N": "#333333", "auto": "#2b6cb0", "forward only": "#d9822b"}
 TEST, VALIDATION = 1000, 1000
 
 
@@ -64,6 +70,7 @@ def main() -> None:
         results["rows"].append({**run, **train(task, run, args.images), **_where(args)})
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(results, indent=1) + "\n")
+    picture(results["rows"], args.output.with_suffix(".png"))
     print(table(results["rows"]))
 
 
@@ -137,21 +144,48 @@ def table(rows: list[dict[str, Any]]) -> str:
     for network in dict.fromkeys(row["network"] for row in rows):
         cells = []
         for method in METHODS:
-            own = [r for r in rows if r["network"] == network and r["method"] == method]
-            cells.append(_cell(own) if own else "-")
+            found = at_best_rate(rows, network, method)
+            cells.append(f"{found[0]:.1f} ({found[1]:.0f} s)" if found else "-")
         lines.append(f"| {network} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(rows: list[dict[str, Any]]) -> str:
-    rates = {row["rate"] for row in rows}
+def at_best_rate(
+    rows: list[dict[str, Any]], network: str, method: str
+) -> tuple[float, float] | None:
+    """Test accuracy and CPU seconds at the rate of the best validation accuracy, means of seeds."""
+    own = [r for r in rows if (r["network"], r["method"]) == (network, method)]
+    if not own:
+        return None
 
     def mean(rate: float, what: str) -> float:
-        own = [row[what] for row in rows if row["rate"] == rate]
-        return sum(own) / len(own)
+        found = [row[what] for row in own if row["rate"] == rate]
+        return sum(found) / len(found)
 
-    best = max(rates, key=lambda rate: mean(rate, "validation"))
-    return f"{mean(best, 'test'):.1f} ({mean(best, 'cpu_seconds'):.0f} s)"
+    best = max({row["rate"] for row in own}, key=lambda rate: mean(rate, "validation"))
+    return mean(best, "test"), mean(best, "cpu_seconds")
+
+
+def picture(rows: list[dict[str, Any]], path: Path) -> None:
+    """The accuracies of the table, a line for each network."""
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    height = 1.4 + 0.42 * len(networks)
+    figure, axes = plt.subplots(figsize=(5.2, height), dpi=110, constrained_layout=True)
+    for place, network in enumerate(networks):
+        found = {m: at_best_rate(rows, network, m) for m in METHODS}
+        shown = {m: each[0] for m, each in found.items() if each}
+        axes.plot([min(shown.values()), max(shown.values())], [place] * 2, color="#dddddd", lw=5)
+        for method, accuracy in shown.items():
+            axes.plot(accuracy, place, "o", ms=7, color=COLOURS[method], alpha=0.9)
+    for method, colour in COLOURS.items():
+        axes.plot([], [], "o", color=colour, label=method)
+    axes.set_yticks(range(len(networks)), networks)
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy, percent")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, columnspacing=1, fontsize=9)
+    figure.savefig(path)
+    plt.close(figure)
 
 
 if __name__ == "__main__":
