@@ -13,6 +13,7 @@ from .learner import NITLearner
 from .neurons import noise_off
 from .swap import calibrate, restore_neurons, swap_neurons
 from .training.allocator import keep_freed_memory
+from .training.cuda_graph import cuda_graph
 
 __version__ = _version("nit-snn")
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "audit",
     "backends",
     "calibrate",
+    "cuda_graph",
     "keep_freed_memory",
     "noise_off",
     "restore_neurons",

@@ -156,7 +156,7 @@ def launch(what: Launch) -> None:
                 raise BackendError(
                     f"The kernel {what.kernel} ({what.real}) would have to be compiled and loaded "
                     "while a CUDA graph is captured. Take the same step outside of the graph "
-                    "first, as nit_snn.cuda_graph does."
+                    "first, as nit_snn.cuda_graph() does."
                 )
             _FUNCTIONS[key] = _compiled(what.kernel, what.real)
         with _stream(torch.cuda.current_stream(index).cuda_stream, index):

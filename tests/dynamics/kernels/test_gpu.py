@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nit_snn import NITLearner, swap_neurons
+from nit_snn import NITLearner, cuda_graph, swap_neurons
 from nit_snn.dynamics.backend import _obstacle
 from nit_snn.dynamics.kernels.launch import LAUNCHED
 from nit_snn.dynamics.kernels.linear_gradient.op import linear_gradient
@@ -266,22 +266,10 @@ def test_a_replayed_graph_draws_fresh_noise(framework: str) -> None:
         eager.net.zero_grad()
         step(eager, x)
         wanted.append(eager.net.fc1.weight.grad.clone())
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            learner.net.zero_grad()
-            step(learner, x)
-    torch.cuda.current_stream().wait_stream(side)
-    learner.net.zero_grad()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step(learner, x)
+    replay = cuda_graph(learner, partial(step, learner, x))
     found = []
     for _ in range(3):
-        for p in learner.net.parameters():
-            p.grad.zero_()
-        graph.replay()
+        replay()
         found.append(learner.net.fc1.weight.grad.clone())
     for ours, theirs in zip(found, wanted[3:], strict=True):
         torch.testing.assert_close(ours, theirs)
