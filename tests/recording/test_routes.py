@@ -430,6 +430,7 @@ def test_both_routes_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(again[parameter], fast[parameter], rtol=1e-12, atol=1e-14)
 
 
+FULL = (pytest.mark.full,)
 FOLLOWED: dict[str, dict[str, Any]] = {
     "conditional": {"conditional": True},
     "conditional, layers": {"conditional": True, "credit": "layers", "residual": 1},
@@ -442,7 +443,14 @@ FOLLOWED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", FOLLOWED.values(), ids=FOLLOWED)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(each, marks=() if name in ("conditional, time", "layers alone") else FULL)
+        for name, each in FOLLOWED.items()
+    ],
+    ids=FOLLOWED,
+)
 def test_both_routes_agree_where_membranes_are_followed(options: dict[str, Any]) -> None:
     compared = 0
     for name, (build, shape, _) in NETWORKS.items():
