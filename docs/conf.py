@@ -61,7 +61,7 @@ autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-napoleon_custom_sections = [("Shape", "params_style")]
+napoleon_custom_sections = [("Shape", "params_style"), ("Advanced", "params_style")]
 
 nitpicky = True
 #: What other projects define: nothing is fetched when this is built.

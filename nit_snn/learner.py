@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +47,9 @@ class NITLearner(LearnerState):
         replicas: C, how often each sample is put through the network with different noise. "auto":
             16 for a likelihood ratio alone, else 1.
         credit: "none": the paper's NIT. "readout": from the spikes that the loss reads itself.
-            "feedback": from a readout of each layer's own, which foretells the error. "layers":
-            from layer to layer within a time step. "time": through time as well. "auto":
-            "layers", or "none" for a loss that has no derivative in the spikes.
+            "feedback": each layer's own readout predicts the error. "layers": from layer to layer
+            within a time step. "time": through time as well. "auto": "layers", or "none" for a
+            loss that has no derivative in the spikes.
         residual: lambda, 0 to 1; or "auto": for each layer the weight that minimises the mean
             squared error (see `nit_snn.estimators.residual`), 0 with a single replica.
         forward_only: No backward pass through the neurons: "feedback" in the place of "layers".
@@ -59,17 +59,17 @@ class NITLearner(LearnerState):
         antithetic: Replica c + C/2 gets minus the noise of replica c.
         conditional: Condition the scores on the spikes: less variance, no bias, for losses that
             read no membrane. "auto" does not.
-        per_step_losses: Losses come per time step, (T, rows); the noise of a step is charged with
-            the losses of that step and later ones. Every noisy layer makes one step for each.
         learn_sigma: Learn the noise level of every neuron, or every channel behind a convolution;
             "shared" learns one for each layer.
+        seed: Names the noise of all passes; None takes one from torch's global generator.
+
+    Advanced:
+        per_step_losses: Losses are (T, rows): the noise of a step counts for those from then on.
         sigma_bounds: (smallest, largest) learned noise level.
         weight_bounds: (smallest, largest) value of every other trainable parameter, or None.
-        noise_reuse: Read the noise from a table that all passes share (see
-            `nit_snn.noise.table`): cheap on a CPU, and as independent as ever within a pass.
+        noise_reuse: Read the noise from a table that all passes share: cheap on a CPU.
         shard: Share out each sample's "replicas" over the processes of torch.distributed, or
             "samples", a batch for each; None for this process alone.
-        seed: Names the noise of all passes; None takes one from torch's global generator.
         recompute: Draw the noise again in `backward` instead of keeping it; "auto" keeps what fits.
         memory_budget: Bytes that a pass may take; None for half of what the device has left.
         route: "auto" takes registered synapses on the fast route and everything else through the
@@ -104,25 +104,25 @@ class NITLearner(LearnerState):
         self,
         net: nn.Module,
         *,
-        replicas: int | str = "auto",
-        credit: str = "auto",
-        residual: float | str = "auto",
+        replicas: int | Literal["auto"] = "auto",
+        credit: Literal["auto", "none", "readout", "feedback", "layers", "time"] = "auto",
+        residual: float | Literal["auto"] = "auto",
         forward_only: bool = False,
-        rule: str = "nit",
-        baseline: str = "leave-one-out",
+        rule: Literal["nit", "nit-s"] = "nit",
+        baseline: Literal["leave-one-out", "batch-mean", "none"] = "leave-one-out",
         antithetic: bool = False,
-        conditional: bool | str = "auto",
+        conditional: bool | Literal["auto"] = "auto",
+        learn_sigma: bool | Literal["shared"] = False,
+        seed: int | None = None,
         per_step_losses: bool = False,
-        learn_sigma: bool | str = False,
         sigma_bounds: tuple[float, float] = (0.05, 5.0),
         weight_bounds: tuple[float, float] | None = None,
         noise_reuse: bool = False,
-        shard: str | None = None,
-        seed: int | None = None,
-        recompute: bool | str = "auto",
+        shard: Literal["replicas", "samples"] | None = None,
+        recompute: bool | Literal["auto"] = "auto",
         memory_budget: int | None = None,
-        route: str = "auto",
-        on_nonfinite: str = "raise",
+        route: Literal["auto", "general"] = "auto",
+        on_nonfinite: Literal["raise", "skip", "write"] = "raise",
         **unknown: Any,
     ) -> None:
         given = options.named(locals())

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -137,9 +138,8 @@ def draw(
         NITError: There is no such estimate for this network and this loss.
     """
     credit, residual = kind
-    learner = NITLearner(
-        subject.net, replicas=replicas, credit=credit, residual=residual, seed=noise
-    )
+    options: dict[str, Any] = {"credit": credit, "residual": residual}
+    learner = NITLearner(subject.net, replicas=replicas, seed=noise, **options)
     try:
         if credit == "feedback" or residual == "auto":
             for seed in seeds[:WARM_UP]:
