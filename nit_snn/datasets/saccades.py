@@ -29,7 +29,7 @@ def saccades(images: Tensor, steps: int = 18, reach: float = 4.0, threshold: flo
             crosses several in one time step sends one event.
 
     Returns:
-        Events 0 or 1, shape (N, T, 2, height, width), uint8: OFF, then ON.
+        (N, T, 2, height, width) of zeros and ones, uint8. OFF events come first, then ON.
 
     Raises:
         TypeError: The images are not uint8.

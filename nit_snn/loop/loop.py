@@ -84,7 +84,7 @@ class Loop:
             samples: B.
 
         Returns:
-            By layer, (T, C * B, neurons) of float32: standard normal, to be multiplied by sigma.
+            By layer, (T, C * B, neurons) of float32. It is standard normal; multiply it by sigma.
         """
         for what, value in (("steps", steps), ("samples", samples)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
