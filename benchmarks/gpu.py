@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_kernels
+import source_tree  # noqa: F401, nit_snn need not be installed
 import torch
 from gpu_measure import Result, attempt, copy_rate, floor, matmul_rate, measure
 from gpu_peers import (
@@ -104,6 +105,7 @@ class Run:
             )
         self.deadline = time.monotonic() + 60 * args.minutes
         self.results: Result = {}
+        self.measures_kernels = True
 
     def all(self) -> Result:
         self.results = self.about()
@@ -111,7 +113,9 @@ class Run:
             print(f"{name} is left out: {reason}")
         work = [(point, peer) for point in self.grid for peer in self.peers(point)]
         size = gpu_kernels.Size(*self.headline.shape, self.args.replicas)
-        kernels = gpu_kernels.cases(size, self.device) if KERNELS not in self.missing else []
+        kernels: list[gpu_kernels.Case] = []
+        if self.measures_kernels and KERNELS not in self.missing:
+            kernels = gpu_kernels.cases(size, self.device)
         with tqdm(total=len(work) + len(kernels)) as progress:
             for point in self.grid:
                 self.results["points"].append(self.point(point, progress))
