@@ -1,7 +1,7 @@
 """Embedded data that are spikes: sounds, as a network of spiking neurons hears them."""
 
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ class Spikes(NamedTuple):
     spikes: Tensor
     labels: Tensor
     test: Tensor
-    speaker: npt.NDArray[np.str_]
+    speaker: npt.NDArray[Any]
 
 
 def file_name(name: str) -> str:
