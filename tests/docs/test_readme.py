@@ -130,12 +130,17 @@ def test_speed_is_that_of_the_benchmark() -> None:
     results = json.loads((ROOT / "docs/benchmarks/step.json").read_text())
     single = results["milliseconds_of_operations"]
     assert f"numbers, {single['normal numbers of a pass']:.1f} ms" in text
-    for fast, slow, between in (
-        ("spikes: compared into numbers", "spikes: compared, then converted", "ms, and {} where"),
-        ("reset: multiplied", "reset: masked_fill", "ms, and {} with"),
-        ("density far away: as a power of 2", "density far away: as exp", "ms, and {} by"),
+    readout = "readout of a pass, forth and back: "
+    for row, fast, slow, digits in (
+        ("spikes", "spikes: compared into numbers", "spikes: compared, then converted", 2),
+        ("resets", "reset: multiplied", "reset: masked_fill", 2),
+        ("normal density", "density far away: as a power of 2", "density far away: as exp", 2),
+        ("readout", f"{readout}as 16", f"{readout}10 outputs", 1),
     ):
-        assert f": {single[fast]:.2f} {between.format(f'{single[slow]:.2f}')}" in text
+        now, before = (f"{single[name]:.{digits}f}" for name in (fast, slow))
+        assert re.search(rf"^\| {row}\b.*\| {now} \|.*\| {before} \|$", text, re.M), row
+    compiled = [single[f"a step of a layer, {way}"] for way in ("torch.compile", "as it is")]
+    assert "takes {:.2f} ms there, against {:.2f}".format(*compiled) in text
     for row in results["rows"]:
         bptt = row["method"].endswith("BPTT")
         one = row["milliseconds"] / row["replicas"]
@@ -152,18 +157,23 @@ def test_speed_is_that_of_the_benchmark() -> None:
         f"{jelly[1]} with `noise_reuse=True`. In snnTorch it is {torch_[0]} and {torch_[1]}."
         in said
     )
-    ways = [f"readout of a pass, forth and back: {way}" for way in ("as 16", "10 outputs")]
-    fast, slow = (f"{single[way]:.1f}" for way in ways)
-    assert f"{fast} ms for a whole pass, forth and back, and {slow} as" in text
-    for name, shown in (
-        (
-            "step",
-            "in snnTorch {} over\ntime steps and {} over replicas; in SpikingJelly {} and {}.",
-        ),
-        ("step_plain_allocator", "it is {} and {}; {} and {}:"),
+    steps = {row["method"]: row["milliseconds"] for row in results["rows"]}
+    for frame, way, said in (
+        ("snnTorch", "NIT, default", "takes {} times as long as a step of BPTT in snnTorch."),
+        ("SpikingJelly", "NIT, default", "In SpikingJelly it takes {} times as long."),
+        ("SpikingJelly", named[1], "With noise from a table it takes {} times as long there."),
     ):
+        longer = steps[f"{frame}, {way}"] / steps[f"{frame}, BPTT"]
+        assert said.format(f"{longer:.1f}") in text
+    for name, row in (("step", "with `keep"), ("step_plain_allocator", "without it")):
         lines = json.loads((ROOT / f"docs/benchmarks/{name}.json").read_text())["linearity"]
-        assert shown.format(*(f"{100 * line['worst_point_off_by']:.0f}%" for line in lines)) in text
+        assert [line["what"] for line in lines] == [
+            f"{frame}, {over}"
+            for frame in ("snnTorch", "SpikingJelly")
+            for over in ("steps", "replicas")
+        ]
+        cells = " | ".join(f"{100 * line['worst_point_off_by']:.0f}%" for line in lines)
+        assert re.search(rf"^\| {row}.*\| {cells} \|$", text, re.M), row
 
 
 def test_the_convolution_takes_as_long_as_its_quiet_epochs() -> None:
@@ -189,11 +199,11 @@ def test_memory_is_that_of_the_benchmark() -> None:
     assert f"takes {ratios[0]} of what" in text and f"of tensors alone {ratios[1]}." in text
     assert f"takes {ratios[0]} of the memory" in RESULTS_PAGE
     more = [layers[what] / rival[what] for what in ("resident", "tensors")]
-    assert f"{more[0]:.1f} times what backpropagation takes resident" in text
+    assert f"{more[0]:.1f} times what BPTT takes resident" in text
     assert f"and {more[1]:.1f} times of tensors" in text
     bits = results["bits_for_a_presynaptic_spike"]
     grown = [bits[what]["snnTorch, NIT, recompute"] for what in ("resident", "tensors")]
-    assert f"grows by {grown[0]:.2f} bits" in text and f", {grown[1]:.2f} of tensors" in text
+    assert f"grows by {grown[0]:.2f} bits" in text and f"by {grown[1]:.2f} bits of tensors" in text
 
 
 def test_times_to_accuracy_are_those_of_the_benchmark() -> None:
@@ -207,6 +217,13 @@ def test_times_to_accuracy_are_those_of_the_benchmark() -> None:
             f"({low:.2f} to {high:.2f}) | {row['over_reference']:.2f} | {row['median_steps']:.0f} "
             f"| {row['milliseconds_of_a_step']:.2f} |"
         ) in text
+    own = {"snnTorch, BPTT": 0, "SpikingJelly, BPTT": 1, "SpikingJelly, NIT": 2}
+    shown = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", text, re.M)
+    for method, column in own.items():
+        settings = rows[method]["settings"]
+        for name, *cells in shown:
+            cell = cells[column].strip("`")
+            assert cell == str(settings.get(name, "-")), (method, name)
     ours = rows["SpikingJelly, NIT"]
     assert f"takes {ours['over_reference']:.2f} times as long as snnTorch's BPTT" in text
     rival = rows["SpikingJelly, BPTT"]["median_seconds"]
