@@ -61,7 +61,8 @@ def test_the_page_shows_what_was_measured() -> None:
     rows = {(row["sends"], row["pixels"]): row for row in results["rows"]}
     for (sends, pixels), row in rows.items():
         zero = [row[when].get("output, silence at 0") for when in ("start", "end")]
-        cells = [sends, pixels, f"{row['accuracy']:.1f}"]
+        shown = {"less their mean": "mean-subtracted"}.get(pixels, pixels)
+        cells = [sends, shown, f"{row['accuracy']:.1f}"]
         cells += [
             f"{row[w][layer]:.2f}" for layer in ("hidden", "output") for w in ("start", "end")
         ]
@@ -73,15 +74,15 @@ def test_the_page_shows_what_was_measured() -> None:
     assert f"fire in {span(rates, '.0f')}% of the steps" in page
     output = [row[w]["output"] for row in plain for w in when]
     zero = [row[w]["output, silence at 0"] for row in plain for w in when]
-    assert f"cosine is {span(output)}, where with silence counted as 0 it is {span(zero)}" in page
+    assert f"cosine is {span(output)}. With silence counted as 0 it is {span(zero)}." in page
     hidden = {
         pixels: [
             row[w]["hidden"] for row in results["rows"] if row["pixels"] == pixels for w in when
         ]
         for pixels in ("less their mean", "from -1 to 1")
     }
-    assert f"small number: cosines {span(hidden['less their mean'])}." in page
-    assert f"near either end: {span(hidden['from -1 to 1'])}." in page
+    assert f"small number. The cosines are {span(hidden['less their mean'])}." in page
+    assert f"near either end. The cosines are {span(hidden['from -1 to 1'])}." in page
     assert max(output) < min(zero) and max(rates) < 50
     signed, sends_0 = (
         {pixels: rows[sends, pixels]["accuracy"] for pixels in hidden}
