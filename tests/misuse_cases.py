@@ -1390,7 +1390,9 @@ CASES = [
         ValueError,
         ("sigma", "positive"),
     ),
-    Case(J, "logits that are NaN", nan_is_wrong, "the image is told wrong, whatever its label", ()),
+    Case(
+        J, "logits that are NaN", nan_is_wrong, "the image counts as wrong, whatever its label", ()
+    ),
     Case(
         J,
         "radii that do not ascend",

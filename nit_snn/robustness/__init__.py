@@ -10,7 +10,7 @@ nothing but logits, and `EOTPGD`, with averaged gradients and restarts.
 A `Defender` is judged by two protocols: `paper`, as in the paper that this package implements,
 and `adaptive`, the worst of many attacks image by image; `check` looks whether either is to be
 believed, and `mcnemar` whether two networks differ. `AdversarialExpand` trains against attacks.
-`certify_noise` and `certify_smoothing` tell radii within which nothing changes a decision.
+`certify_noise` and `certify_smoothing` give radii within which nothing changes a decision.
 """
 
 from .adversarial import AdversarialExpand, loss_of_mean, trades

@@ -39,7 +39,7 @@ class Certificate:
     """What is certain about the majority decision, image by image.
 
     Attributes:
-        prediction: (N,), the class, or -1 where none is told to have more than half of the votes.
+        prediction: (N,), the class, or -1 where none is shown to have more than half of the votes.
         probability: (N,), a lower bound of its share of the votes, each at the confidence asked
             for.
         radius: (N,), how far an image may be moved, 0 where there is no prediction.
@@ -64,8 +64,8 @@ class Certificate:
                 f"There must be a label for each of {len(self.prediction)} images, (N,), got "
                 f"{tuple(labels.shape)}."
             )
-        told = (self.prediction == labels) & (self.prediction != ABSTAINS)
-        return float((told & (self.radius >= radius)).float().mean())
+        right = (self.prediction == labels) & (self.prediction != ABSTAINS)
+        return float((right & (self.radius >= radius)).float().mean())
 
 
 def certify_smoothing(
@@ -85,8 +85,8 @@ def certify_smoothing(
             randomness of its own.
         images: (N, \\*).
         sigma: Standard deviation of the noise, in units of the images; not clipped to [0, 1].
-        draws: Votes per image that the probability is told by.
-        select: Other votes, that the class is told by.
+        draws: Votes per image that bound the probability.
+        select: Other votes, that choose the class.
         alpha: How often a radius may be too large.
         batch_size: Rows in one call of the model.
 
@@ -117,8 +117,8 @@ def certify_noise(
         classifier: With one draw per call, each of which is a vote.
         images: (N, \\*).
         norm: What radii are measured in: "l2" or "linf".
-        draws: Votes per image that the probability is told by.
-        select: Other votes, that the class is told by.
+        draws: Votes per image that bound the probability.
+        select: Other votes, that choose the class.
         alpha: How often a radius may be too large.
         batch_size: Rows in one call of the network.
 

@@ -12,7 +12,7 @@ from .verdict import percent
 
 
 def worst_by_chance(defender: Defender, images: Tensor, labels: Tensor, judgements: int) -> float:
-    """Percent of images, as they are, that are told right every time of so many.
+    """Percent of images, as they are, that are classified correctly every time of so many.
 
     Each judgement draws fresh noise, so a network that decides by few draws loses images in the
     worst case over many attacks even if no attack does anything. A worst case says something of

@@ -58,9 +58,9 @@ class Defender:
 
     @torch.no_grad()
     def right(self, images: Tensor, labels: Tensor, rows: int = 50_000) -> Tensor:
-        """(N,) whether each image is told right, by fresh noise; so many rows at once.
+        """(N,) whether each image is classified correctly, by fresh noise; so many rows at once.
 
-        An image whose logits are NaN is told wrong.
+        An image whose logits are NaN counts as classified wrongly.
 
         Raises:
             ValueError: There is not one label for each image.

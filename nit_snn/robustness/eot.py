@@ -20,7 +20,7 @@ class EOTPGD:
     transformation, Athalye et al., "Obfuscated Gradients Give a False Sense of Security", 2018),
     and moves by its sign (Madry et al., 2018). Every restart begins at a random point of the ball;
     for each image the end point with the highest loss is kept, judged by fresh draws. One where
-    logits are NaN goes before all others: the model tells no class there.
+    logits are NaN goes before all others: the model predicts no class there.
 
     A `NoisyClassifier` with `draws=20` averages its outputs by itself. With `draws=1` here that is
     the gradient of the loss of the mean output; with 20 here and 1 there, that of the mean loss.

@@ -1,4 +1,4 @@
-"""Whether two networks withstand differently much, told by the same images."""
+"""Whether two networks withstand differently much, measured on the same images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Paired:
     """How two networks differ on the same images.
 
     Attributes:
-        first_alone: Images that the first alone tells right.
-        second_alone: Images that the second alone tells right.
+        first_alone: Images that only the first classifies correctly.
+        second_alone: Images that only the second classifies correctly.
         p: Of McNemar's exact test, two-sided: how likely a split at least so uneven of the images
             on which they differ is, if neither network were better.
     """
@@ -29,14 +29,14 @@ class Paired:
 def mcnemar(first: Tensor, second: Tensor) -> Paired:
     """McNemar's exact test of two networks that were judged on the same images.
 
-    Images that both or neither tell right say nothing of which is better; of the others each is as
-    likely to be either's if the networks are equally good, so that their split is binomial. This
-    tells much smaller differences than two standard errors would, as most images are
-    equally hard for both. It is about these two networks; what another training of either would
-    come to takes several of each.
+    Images that both or neither classify correctly say nothing of which is better. If the networks
+    are equally good, each of the others is as likely to be either's, so their split is binomial.
+    This detects much smaller differences than two standard errors would, as most images are
+    equally hard for both. It is about these two networks. How other trainings of them would differ
+    takes several of each.
 
     Args:
-        first: Whether it tells each image right, (N,), as `Verdict.robust`.
+        first: Whether it classifies each image correctly, (N,), as `Verdict.robust`.
         second: The same of the other network.
 
     Raises:
@@ -55,7 +55,7 @@ def mcnemar(first: Tensor, second: Tensor) -> Paired:
         )
     if first.dtype != torch.bool or second.dtype != torch.bool:
         raise ValueError(
-            "What is compared is whether each image is told right, True or False, got "
+            "What is compared is whether each image is classified correctly, True or False, got "
             f"{first.dtype} and {second.dtype}. Compare classes with their labels first."
         )
     binomtest = require("scipy.stats", extra="robustness").binomtest

@@ -108,14 +108,14 @@ def adaptive(
     seed: int = 0,
     progress: bool = False,
 ) -> Verdict:
-    """The worst of many attacks, image by image, each told of all that defends.
+    """The worst of many attacks, image by image, each given all that defends.
 
     EOT-PGD by every gradient of `gradients(defender)`, the likelihood ratio's among them; then by
     the gradient that found most: EOT-PGD from more starts, and the paper's FGSM, BIM, PGD, MIM, DIM
     and TIM, all averaged over draws; and what was made for a twin. The images that have survived
     all this then meet what takes long: APGD with cross-entropy and with the difference of logits
     ratio (AutoAttack's randomised version), NAttack, started where it can move, and Square. Under
-    these the accuracy that is told counts all others as lost ("on survivors"). What each
+    these the accuracy that is given counts all others as lost ("on survivors"). What each
     finds is judged by fresh noise, by the rule that the defender decides by.
 
     Args:
@@ -210,7 +210,7 @@ def adaptive(
 
 
 def check_images(defender: Defender, images: Tensor, labels: Tensor) -> Tensor:
-    """Grey images between black and white, a label for each, that the defender could tell.
+    """Grey images between black and white, a label for each, that the defender could predict.
 
     Args:
         defender: Who is attacked.

@@ -19,7 +19,7 @@ class Verdict:
         attacks: Accuracy under each attack alone.
         worst: Accuracy under the worst of them, image by image.
         worst_by_chance: What the worst case of as many judgements is on images as they are.
-        robust: Which images are told right as they are, and under every attack.
+        robust: Which images are classified correctly as they are, and under every attack.
         settings: What was used.
         checks: What the sanity checks found; see `nit_snn.robustness.sanity`.
     """
@@ -39,7 +39,7 @@ class Verdict:
         return [name for name, check in self.checks.items() if not check["passed"]]
 
     def add(self, name: str, right: Tensor) -> None:
-        """Notes which images were told right under an attack."""
+        """Notes which images were classified correctly under an attack."""
         self.attacks[name] = percent(right)
         self.robust = self.robust & right
         self.worst = percent(self.robust)

@@ -175,7 +175,8 @@ def of_no_expansion(replicas: int, rows: int) -> None:
     warnings.warn(
         f"Nothing went through learner.expand(), so the {rows} rows are taken for {replicas} "
         f"replicas of {rows // replicas} samples. That is right if you repeated the batch "
-        "yourself. Other samples make a baseline that tells little: xr, yr = learner.expand(x, y).",
+        "yourself. Other samples make a baseline that explains little: xr, yr = "
+        "learner.expand(x, y).",
         MisuseWarning,
         stacklevel=7,
     )
