@@ -25,7 +25,7 @@ _SILENT: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def is_kept(module: nn.Module) -> bool:
-    """Whether a swap was told to leave this neuron alone."""
+    """Whether a swap has to leave this neuron alone."""
     return _MARK in vars(module)
 
 

@@ -483,7 +483,7 @@ def test_an_unbiased_gradient_that_is_zero_is_unresolved() -> None:
     assert set(report.norms.values()) == {None}
     assert report.best is None
     assert not report.precise
-    assert "cannot be told from zero" in str(report)
+    assert "cannot be separated from zero" in str(report)
     assert "max_passes" in str(report)
 
 

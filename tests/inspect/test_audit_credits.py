@@ -286,7 +286,7 @@ def test_a_gradient_that_is_not_known_names_no_best(only: Any) -> None:
     found = audited(lambda out, _: 0 * out.sum(1), replicas=2, estimates=4, credit_replicas=2)
     assert found.best is None
     assert found.rows[0].squared_bias is None
-    assert "unresolved: the unbiased gradient cannot be told from zero" in str(found)
+    assert "unresolved: the unbiased gradient cannot be separated from zero" in str(found)
 
 
 # ---- the weight of the residual

@@ -20,7 +20,7 @@ class CreditRow:
         layer: The module that holds the parameters, or "whole network".
         credit: As the learner's option has it.
         residual: 0, 1 or "auto".
-        squared_bias: `|E d - g|^2`; None if g cannot be told from zero.
+        squared_bias: `|E d - g|^2`; None if g cannot be separated from zero.
         variance: `E |d - E d|^2`, summed over parameters; None as above.
         mean_squared_error: `E |d - g|^2`, their sum; None as above.
     """
@@ -56,7 +56,7 @@ class Least:
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """The others that it cannot be told from."""
+        """The others that it cannot be separated from."""
         return tuple(name for name, lead in self.leads.items() if lead.low <= 0)
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class Credits:
         rows: For each credit and residual, the least error first: the whole network, then layer
             by layer.
         best: The one with the least mean squared error; None if the unbiased gradient cannot be
-            told from zero.
+            separated from zero.
         left_out: Why there is no such estimate here, by name.
         replicas: Noisy copies of the batch in one pass.
         estimates: Independent estimates of each.
@@ -131,7 +131,7 @@ class Credits:
         if self.best is not None:
             lines.append(f"least mean squared error: {self.best}")
         elif self.rows:
-            lines.append("unresolved: the unbiased gradient cannot be told from zero")
+            lines.append("unresolved: the unbiased gradient cannot be separated from zero")
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(name)

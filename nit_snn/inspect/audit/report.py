@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _EXPLAINED = {
-    UNRESOLVED: "the unbiased gradient cannot be told from zero; take more replicas or passes",
-    ZERO: "the surrogate's gradient cannot be told from zero",
+    UNRESOLVED: "the unbiased gradient cannot be separated from zero; take more replicas or passes",
+    ZERO: "the surrogate's gradient cannot be separated from zero",
     NOT_FINITE: "the surrogate's derivative is NaN or infinite at membranes that occur here",
 }
 
@@ -32,9 +32,9 @@ class Row:
             the network without.
         cosine: Of the two expected gradients; None if there is an obstacle.
         norm_ratio: Norm of the surrogate gradient over that of the unbiased one; None if the
-            latter cannot be told from zero, or the former is not finite.
-        obstacle: Why there is no cosine: "unresolved" (the unbiased gradient cannot be told from
-            zero), "surrogate ~ 0" (the surrogate's cannot) or "not finite" (the surrogate's).
+            latter cannot be separated from zero, or the former is not finite.
+        obstacle: Why there is no cosine: "unresolved" (the unbiased gradient cannot be separated
+            from zero), "surrogate ~ 0" (the surrogate's cannot) or "not finite" (the surrogate's).
     """
 
     layer: str
@@ -64,7 +64,7 @@ class Closest:
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """The others that it cannot be told from."""
+        """The others that it cannot be separated from."""
         return tuple(name for name, lead in self.leads.items() if lead.low <= 0)
 
     def __str__(self) -> str:
@@ -78,7 +78,8 @@ class AuditReport:
 
     Attributes:
         rows: For each surrogate with and without noise: the whole network, then layer by layer.
-        norms: Norm of the unbiased gradient of each layer; None if it cannot be told from zero.
+        norms: Norm of the unbiased gradient of each layer; None if it cannot be separated from
+            zero.
         closest_with_noise: The surrogate that comes closest in the network with noise; None if
             there is no cosine at all.
         closest_without_noise: The one that comes closest in the network without noise.
@@ -118,7 +119,7 @@ class AuditReport:
 
     @property
     def best(self) -> Closest | None:
-        """The closest of all, with or without noise; None if none could be told."""
+        """The closest of all, with or without noise; None if none could be found."""
         found = [c for c in (self.closest_with_noise, self.closest_without_noise) if c]
         return max(found, key=lambda c: c.cosine.value, default=None)
 

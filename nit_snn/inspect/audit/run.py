@@ -181,7 +181,7 @@ def _rows(products: dict[str, dict[Case, Products]], quantile: float) -> Iterato
 def _closest(
     whole: dict[Case, Products], noise: bool, quantile: float, alone: float
 ) -> Closest | None:
-    """The surrogate with the highest cosine, and those that it cannot be told from.
+    """The surrogate with the highest cosine, and those that it cannot be separated from.
 
     Args:
         whole: Of the whole network.

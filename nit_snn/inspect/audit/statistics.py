@@ -5,7 +5,7 @@ The cosine of two noisy estimates is too small and the norm of one too large, si
 `|g|^2` and `|s|^2` are U-statistics without bias. Their covariance comes from the delete-one
 jackknife, which for such quadratic statistics errs on the wide side (Efron and Stein 1981), and
 intervals of their quotients from Fieller's theorem with Student's t (Fieller 1954): the interval is
-bounded exactly when the denominator can be told from zero.
+bounded exactly when the denominator can be separated from zero.
 """
 
 from __future__ import annotations
@@ -167,13 +167,13 @@ class Products:
         return fieller(self.gs, self._norms(), quantile).clipped(-1.0, 1.0)
 
     def norm_ratio(self, quantile: float) -> Interval | None:
-        """`|s| / |g|`; None if g cannot be told from zero, or s is not finite."""
+        """`|s| / |g|`; None if g cannot be separated from zero, or s is not finite."""
         if self.obstacle(quantile) in (UNRESOLVED, NOT_FINITE):
             return None
         return fieller(self.ss, self.gg, quantile).root()
 
     def norm(self, quantile: float) -> Interval | None:
-        """`|g|`; None if it cannot be told from zero."""
+        """`|g|`; None if it cannot be separated from zero."""
         return self.gg.interval(quantile).root() if self.gg.exceeds_zero(quantile) else None
 
     @property
