@@ -8,6 +8,10 @@ that minimises the mean squared error is a Wiener filter,
 
 measured layer by layer: with r_1 and r_2 the residuals of the two halves of a batch,
 `<r_1, r_2>` has the numerator as its mean, and `|(r_1 + r_2) / 2|^2` the denominator.
+
+A weight that is too small leaves some bias. One that is too large adds variance, of which `r` has
+many times more. So the numerator is not the mean of what was measured, but two standard errors
+below it, and at least zero.
 """
 
 from __future__ import annotations
@@ -22,10 +26,15 @@ from torch import Tensor
 from ..training.saved_state import count, number
 
 _MEMORY = 0.95
+#: So many standard errors below its mean the numerator is taken.
+BELOW = 2.0
 #: A weight below this adds more noise than it is worth the time of.
 _NEGLIGIBLE = 0.02
 #: Every so many passes the residual is measured; all of the first few.
 _EVERY, _FIRST = 16, 4
+
+#: What a weight is made of, each by layer.
+_BY_LAYER = ("measured", "products", "spreads", "squares")
 
 
 class Residual(Protocol):
@@ -65,18 +74,31 @@ class WienerResidual:
 
     Attributes:
         passes: How many passes it has seen.
+        measured: How often each layer was measured.
         products: The running mean of `<r_1, r_2>` by layer.
+        spreads: That of its square.
         squares: That of `|r|^2`.
     """
 
     passes: int = 0
+    measured: dict[str, int] = field(default_factory=dict)
     products: dict[str, float] = field(default_factory=dict)
+    spreads: dict[str, float] = field(default_factory=dict)
     squares: dict[str, float] = field(default_factory=dict)
 
     def weight(self, layer: str) -> float:
-        """lambda, between 0 and 1; 0 where it would be negligible, or nothing is known."""
-        square = self.squares.get(layer, 0.0)
-        found = self.products.get(layer, 0.0) / square if square > 0 else 0.0
+        """lambda, between 0 and 1; 0 where it would be negligible, or after fewer than 4 measures.
+
+        The running means weigh the k-th last measure by `_MEMORY ** k`.
+        """
+        times, square = self.measured.get(layer, 0), self.squares.get(layer, 0.0)
+        if times < _FIRST or square <= 0:
+            return 0.0
+        total = (1 - _MEMORY**times) / (1 - _MEMORY)
+        independent = total**2 * (1 - _MEMORY**2) / (1 - _MEMORY ** (2 * times))
+        mean = self.products[layer]
+        variance = max(0.0, self.spreads[layer] - mean**2) / (independent - 1)
+        found = (mean - BELOW * variance**0.5) / square
         return min(1.0, found) if found > _NEGLIGIBLE else 0.0
 
     def measures(self) -> bool:
@@ -85,30 +107,32 @@ class WienerResidual:
 
     def update(self, layer: str, product: float, square: float) -> None:
         """Takes in what one pass has measured of a layer."""
-        for held, value in ((self.products, product), (self.squares, square)):
+        times = self.measured[layer] = self.measured.get(layer, 0) + 1
+        share = (1 - _MEMORY) / (1 - _MEMORY**times)  # of a mean over all measures so far
+        measures = ((self.products, product), (self.spreads, product**2), (self.squares, square))
+        for held, value in measures:
             before = held.get(layer, 0.0)
-            held[layer] = _MEMORY * before + (1 - _MEMORY) * value
+            held[layer] = before + share * (value - before)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to weigh the residual alike."""
-        return {
-            "passes": self.passes,
-            "products": dict(self.products),
-            "squares": dict(self.squares),
-        }
+        return {"passes": self.passes, **{name: dict(getattr(self, name)) for name in _BY_LAYER}}
 
     def fits(self, state: Any) -> bool:
         """Whether `state` is one of such a residual."""
-        if not isinstance(state, dict) or not {"passes", "products", "squares"} <= state.keys():
+        if not isinstance(state, dict) or not {"passes", *_BY_LAYER} <= state.keys():
             return False
-        means = (state["products"], state["squares"])
-        numbers = all(isinstance(m, dict) and all(map(number, m.values())) for m in means)
-        return count(state["passes"]) and numbers
+        held = [state[name] for name in _BY_LAYER]
+        if not all(isinstance(each, dict) and each.keys() == held[0].keys() for each in held):
+            return False
+        numbers = all(number(value) for each in held[1:] for value in each.values())
+        return count(state["passes"]) and numbers and all(map(count, held[0].values()))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where the residual that gave `state` stopped."""
         self.passes = state["passes"]
-        self.products, self.squares = dict(state["products"]), dict(state["squares"])
+        for name in _BY_LAYER:
+            setattr(self, name, dict(state[name]))
 
 
 def halves(first: Mapping[Tensor, Tensor], second: Mapping[Tensor, Tensor]) -> Tensor:

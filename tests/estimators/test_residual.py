@@ -238,11 +238,12 @@ def learned_weight(replicas: int, monkeypatch: pytest.MonkeyPatch, wrong: str) -
 @pytest.mark.montecarlo
 def test_the_weight_is_what_the_residual_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
     """60 passes each, with 2, 16 and 256 replicas: where the credit points the wrong way, lambda
-    tends to 1; where it is exact, and the residual is nothing but noise, it stays near 0."""
+    tends to 1, less two standard errors; where it is exact, and the residual is nothing but
+    noise, it is 0."""
     worth = [learned_weight(c, monkeypatch, "sign") for c in (2, 16, 256)]
-    assert worth[0] < worth[1] < worth[2] and worth[2] > 0.95, worth
+    assert worth[0] < worth[1] < worth[2] and worth[2] > 0.85, worth
     noise = [learned_weight(c, monkeypatch, "nothing") for c in (2, 16, 256)]
-    assert max(noise) < 0.35 and sum(noise) / 3 < 0.2, noise
+    assert max(noise) < 0.05, noise
 
 
 def test_nothing_is_known_before_the_first_pass_and_a_single_replica_tells_nothing() -> None:
@@ -269,9 +270,22 @@ def test_after_the_first_few_every_sixteenth_pass_measures() -> None:
 
 def test_a_weight_lies_between_0_and_1_and_a_negligible_one_is_0() -> None:
     found = WienerResidual()
-    for layer, product, square in (("a", 2.0, 1.0), ("b", -1.0, 1.0), ("c", 0.01, 1.0)):
-        found.update(layer, product, square)
-    found.update("d", 0.3, 1.0)
-    found.update("d", 0.5, 1.0)
+    for layer, product in (("a", 2.0), ("b", -1.0), ("c", 0.01), ("d", 0.4)):
+        for _ in range(4):
+            found.update(layer, product, 1.0)
     weights = [found.weight(layer) for layer in "abcde"]
-    assert weights == pytest.approx([1.0, 0.0, 0.0, (0.95 * 0.3 + 0.5) / 1.95, 0.0])
+    assert weights == pytest.approx([1.0, 0.0, 0.0, 0.4, 0.0])
+
+
+def test_a_weight_is_two_standard_errors_below_what_was_measured() -> None:
+    """Of a mean that weighs the k-th last measure by 0.95 ** k; with fewer than 4 it is 0."""
+    found, measures = WienerResidual(), torch.tensor([0.9, 0.5, 0.7, 0.6, 0.8], dtype=torch.float64)
+    for number, product in enumerate(measures.tolist(), start=1):
+        found.update("a", product, 2.0)
+        if number < 4:
+            assert found.weight("a") == 0.0
+    shares = 0.95 ** torch.arange(4, -1, -1, dtype=torch.float64)
+    shares /= shares.sum()
+    mean = (shares * measures).sum()
+    spread = (shares * (measures - mean).square()).sum() / (1 / shares.square().sum() - 1)
+    assert found.weight("a") == pytest.approx(float(mean - 2 * spread.sqrt()) / 2)
