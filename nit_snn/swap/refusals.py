@@ -41,7 +41,7 @@ REASONS = {
     "ILCLIFNode": _FED_BACK,
     "ILIFNode": "it fires whole numbers, not zeros and ones",
     "IzhikevichNode": _ADAPTS,
-    "KLIFNode": "a ReLU bends its membrane after the charge",
+    "KLIFNode": "a ReLU bends its membrane after the update",
     "LIAFNode": "it sends an activation of its membrane, not spikes",
     "MPBNLIFNode": "a BatchNorm of its membrane carries the noise of a row to the others",
     "MaskedPSN": _SEQUENCE,

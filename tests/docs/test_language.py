@@ -48,13 +48,6 @@ STILL = {
     ("docs/design.md", "memory budget"): 1,
     ("docs/design.md", "presynaptic trace"): 1,
     ("docs/kernels.md", "recompute"): 3,
-    ("docs/neurons.md", "membrane update, credit"): 1,
-    ("docs/reliability.md", "membrane update, credit"): 1,
-    ("docs/tutorials/02_gradient.md", "noise sample"): 1,
-    ("docs/tutorials/07_audit.md", "classify, evaluate, predict"): 1,
-    ("docs/tutorials/08_robustness.md", "noise sample"): 4,
-    ("docs/tutorials/09_scale.md", "recompute"): 1,
-    ("docs/tutorials/11_in_the_loop.md", "membrane update, credit"): 1,
 }
 
 
