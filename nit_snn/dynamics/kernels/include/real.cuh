@@ -105,6 +105,8 @@ NIT_FN void store_quad(T *to, int count, bool aligned, const float *from) {
         for (int j = 0; j < 4; ++j) put(all.x + j, from[j]);
         *(Together<T> *)to = all;
     } else {
-        for (int j = 0; j < count; ++j) put(to + j, from[j]);
+        // Four steps always: an array with an index that is not known lies in memory.
+        for (int j = 0; j < 4; ++j)
+            if (j < count) put(to + j, from[j]);
     }
 }
