@@ -77,14 +77,18 @@ def _product(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
 
 
 def normals(words: list[Tensor]) -> Tensor:
-    """Four standard normal numbers from four words, float32, (*, 4)."""
+    """Four standard normal numbers from four words, float32, (*, 4).
+
+    Signs are those of the angle's quarter before it is rounded, as the kernels have them.
+    """
     unit = 2.0**-32
     pairs = []
     for a, b in (words[:2], words[2:]):
         # As a kernel has it: the word is rounded to float32 first.
         radius = (-2 * (a.float() * unit + unit / 2).log()).sqrt()
         angle = (b.float() * (2 * unit)).double() * math.pi
-        pairs += [radius * angle.cos().float(), radius * angle.sin().float()]
+        for found, negative in ((angle.cos(), (b ^ (b << 1)) >> 31), (angle.sin(), b >> 31)):
+            pairs.append(radius * found.abs().float() * (1 - 2 * (negative & 1)))
     return torch.stack(pairs, -1)
 
 

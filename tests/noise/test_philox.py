@@ -25,8 +25,8 @@ extern "C" void words(const u32 *counters, const u32 *keys, u32 *out, int count)
 }
 extern "C" void normals(const u32 *words, float *out, int count) {
     for (int i = 0; i < count; ++i) {
-        two_normals(words[4 * i], words[4 * i + 1], out + 4 * i);
-        two_normals(words[4 * i + 2], words[4 * i + 3], out + 4 * i + 2);
+        two_normals(words[4 * i], words[4 * i + 1], 0, out + 4 * i);
+        two_normals(words[4 * i + 2], words[4 * i + 3], 0, out + 4 * i + 2);
     }
 }
 extern "C" void drawn(
@@ -101,6 +101,34 @@ def test_normals_are_box_and_mullers(header: ctypes.CDLL) -> None:
     found, model = both_normals(header, drawn)
     assert np.abs(found - model).max() < 2e-6
     assert np.abs(found - philox_numpy.box_muller(drawn)).max() < 2e-5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_gpu_approximates_stays_near(seed: int) -> None:
+    """With the largest errors that NVIDIA states for lg2, sqrt, sin and cos, of random sign.
+
+    Noise is off by less than 1e-5, but where the radius is below 0.05, once in 800 pairs; there by
+    less than 1e-3. Of a million spikes at a threshold in the middle of the noise, no more than 10
+    differ.
+    """
+    random = np.random.default_rng(seed)
+    words = random.integers(0, 2**32, (250_000, 4), dtype=np.uint64)
+    a, b = words[:, 0::2].astype(np.float64), words[:, 1::2].astype(np.float64)
+    u, angle = (a + 0.5) / 2**32, 2 * np.pi * b / 2**32
+
+    def error() -> np.ndarray:
+        return random.choice([-1.0, 1.0], u.shape)
+
+    exact = np.log2(u)
+    found = exact + error() * np.where(u > 0.5, 2.0**-22, 2.0**-22 * np.abs(exact))
+    radius = np.sqrt(np.maximum(-2 * np.log(2) * found, 0)) * (1 + error() * 2.0**-22)
+    parts = [radius * (f(angle) + error() * 2.0**-20.5) for f in (np.cos, np.sin)]
+    ours = np.stack(parts, -1).reshape(-1, 4)
+    wanted = philox_numpy.box_muller(words)
+    apart, usual = np.abs(ours - wanted), np.repeat(np.sqrt(-2 * np.log(u)) > 0.05, 2, axis=1)
+    assert apart[usual].max() < 1e-5 and apart.max() < 1e-3
+    assert 1 / 1000 < 1 - usual.mean() < 1 / 700
+    assert ((ours > 0.25) != (wanted > 0.25)).sum() <= 10
 
 
 def test_extreme_words_make_finite_normals(header: ctypes.CDLL) -> None:

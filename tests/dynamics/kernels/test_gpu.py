@@ -90,9 +90,10 @@ def test_noisy_lif(shape: tuple[int, ...], real: torch.dtype, reset: str, delaye
         )
         found[device] = [*out, spike_bits.unpack(bits, range(steps))]
     wanted = found["cpu"][1].float()
-    decided = ((wanted - threshold).abs() < 1e-3).cumsum(0) == 0
+    decided = ((wanted - threshold).abs() < 2e-3).cumsum(0) == 0
     assert decided.float().mean() > 0.3
-    tolerance = 1e-4 if real == torch.float32 else 2e-2
+    # See `test_what_a_gpu_approximates_stays_near`.
+    tolerance = 1e-3 if real == torch.float32 else 2e-2
     for ours, theirs in zip(found["cuda"][:2], found["cpu"][:2], strict=True):
         ours, theirs = ours.cpu().float()[decided], theirs.float()[decided]
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
@@ -122,7 +123,7 @@ def test_weighted_score(
         summed=summed,
         dtype=dtype,
     )
-    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    tolerance = 1e-3 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(ours.cpu(), theirs, rtol=tolerance, atol=tolerance)
 
 

@@ -112,6 +112,6 @@ def test_a_change_in_a_header_changes_the_source(
         (tmp_path / header.name).write_text(header.read_text())
     monkeypatch.setattr(launching, "INCLUDE", tmp_path)
     assert source(kernel) == own
-    philox = tmp_path / "philox.cuh"
-    philox.write_text(philox.read_text() + "// another\n")
+    changed = tmp_path / "platform.cuh"
+    changed.write_text(changed.read_text() + "// another\n")
     assert source(kernel) != own

@@ -31,6 +31,8 @@ from ptx.runner import OPTIONS, MachineError, built, run_ptx, run_translated
 from ptx.translate import translate
 
 from nit_snn.dynamics.kernels.launch import FOLDER, REALS, Launch, options, source
+from nit_snn.dynamics.kernels.noisy_lif.op import launched as noisy_lif
+from nit_snn.recording import bits as spike_bits
 
 if nvrtc.library() is None:
     pytest.skip("there is no NVRTC of CUDA 12 for this platform", allow_module_level=True)
@@ -101,6 +103,33 @@ def test_unpack_bits(steps: int, slot: int, seed: int) -> None:
 @pytest.mark.parametrize("real", [torch.float32, torch.float16])
 def test_what_is_not_contiguous_or_not_aligned(real: torch.dtype) -> None:
     test_kernel_ops.test_what_is_not_contiguous_or_not_aligned(real)
+
+
+@pytest.mark.parametrize(
+    ("real", "most"),
+    [
+        (torch.float32, 60),
+        *(pytest.param(r, 75, marks=pytest.mark.full) for r in (torch.bfloat16, torch.float16)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("delayed", [False, True])
+def test_instructions_of_the_fused_neuron(real: torch.dtype, most: int, delayed: bool) -> None:
+    """Of PTX, for each number of 32 steps. It is bound by them, not by memory."""
+    steps, rows, inner = 32, 4, 512
+    half, taken = torch.full((1,), 0.5), []
+    noisy_lif(
+        torch.randn(steps, rows, inner).to(real),
+        None,
+        spike_bits.empty(steps, (rows, inner)),
+        *(half, half, torch.ones(1), half),
+        passes=torch.tensor([1]),
+        **{"seed": 1, "layer": 0, "replicas": 4, "antithetic": False},
+        **{"rest": 0.0, "v_reset": 0.0, "reset": "hard", "delayed": delayed, "or_equal": True},
+        **{"steps": steps, "first_step": 0, "slot": 0, "wants_membranes": False},
+        launch=lambda what: taken.append(run_ptx(what)),
+    )
+    assert taken[0] / (steps * rows * inner) < most
 
 
 @pytest.mark.full

@@ -1,6 +1,6 @@
 // One step of a leaky integrate-and-fire neuron, as snnTorch or SpikingJelly have it.
 #pragma once
-#include "platform.cuh"
+#include "levels.cuh"
 
 enum Reset { RESET_NONE, RESET_HARD, RESET_SOFT, RESET_WHOLE };
 
@@ -15,39 +15,34 @@ struct Dynamics {
 #define DYNAMICS_PARAMETERS float rest, float v_reset, int reset, int delayed, int or_equal
 #define DYNAMICS {rest, v_reset, reset, delayed, or_equal}
 
-// A parameter of the neurons: one number, one for each, or one for every `shared` neighbours.
-struct Levels {
-    const float *values;
-    int shared;  // 0: one number for all
-};
-
-#define LEVELS_PARAMETERS(name) const float *name, int name##_shared
-#define LEVELS(name) {name, name##_shared}
-
-NIT_FN float level_of(Levels levels, int neuron) {
-    return levels.values[levels.shared ? neuron / levels.shared : 0];
-}
-
 struct Neuron {
     float decay, gain, threshold, sigma;
+    float bar;        // fires above it: the threshold, or the next number below
+    float reset_bar;  // is reset above it: the same, or infinity where there is no reset
 };
 
-NIT_FN bool fires(float membrane, Neuron n, Dynamics d) {
-    float above = membrane - n.threshold;
-    return d.or_equal ? above >= 0.0f : above > 0.0f;
+// What is decided once for all steps.
+NIT_FN void prepare(Neuron *n, Dynamics d) {
+    u32 bits = bits_of(n->threshold);
+    u32 below = bits << 1 == 0 ? 0x80800000u : bits >> 31 ? bits + 1 : bits - 1;
+    n->bar = d.or_equal ? float_of(below) : n->threshold;
+    n->reset_bar = d.reset == RESET_NONE ? float_of(0x7F800000u) : n->bar;
 }
 
 // m, all of the membrane but the fresh noise, from the state that the last step left.
+template <bool DELAYED>
 NIT_FN float drift(float state, float current, Neuron n, Dynamics d) {
-    bool reset = d.delayed && d.reset != RESET_NONE && fires(state, n, d);
-    if (reset && d.reset == RESET_WHOLE) return 0.0f;
+    if (!DELAYED) return fmaf(n.gain, current, fmaf(n.decay, state - d.rest, d.rest));
+    bool reset = state > n.reset_bar;
     if (reset && d.reset == RESET_HARD) state = d.v_reset;
     float m = fmaf(n.gain, current, fmaf(n.decay, state - d.rest, d.rest));
-    return reset && d.reset == RESET_SOFT ? m - n.threshold : m;
+    if (reset && d.reset == RESET_SOFT) m -= n.threshold;
+    return reset && d.reset == RESET_WHOLE ? 0.0f : m;
 }
 
 // What a step leaves behind.
-NIT_FN float left_behind(float membrane, bool spike, Neuron n, Dynamics d) {
-    if (d.delayed || !spike || d.reset == RESET_NONE) return membrane;
+template <bool DELAYED>
+NIT_FN float left_behind(float membrane, Neuron n, Dynamics d) {
+    if (DELAYED || !(membrane > n.reset_bar)) return membrane;
     return d.reset == RESET_SOFT ? membrane - n.threshold : d.v_reset;
 }

@@ -29,15 +29,27 @@ NIT_FN u64 mix64(u64 x) {
     return x ^ (x >> 31);
 }
 
-// Box and Muller's transform of two words.
-NIT_FN void two_normals(u32 a, u32 b, float *out) {
+// A number with the sign that the highest bit of a word says.
+NIT_FN float with_sign(float x, u32 sign) {
+    return float_of((bits_of(x) & 0x7FFFFFFFu) | (sign & 0x80000000u));
+}
+
+// Where the angle of the second word of Box and Muller's transform makes its two numbers negative:
+// the cosine in the second and third quarter, the sine in the third and fourth.
+NIT_FN u32 cosine_sign(u32 b) { return b ^ b << 1; }
+NIT_FN u32 sine_sign(u32 b) { return b; }
+
+// Box and Muller's transform of two words. Signs come from the words themselves, so that they are
+// the same wherever they are asked for, however sine and cosine are approximated.
+NIT_FN void two_normals(u32 a, u32 b, u32 flip, float *out) {
     const float unit = 2.3283064365386963e-10f;  // 2^-32
     float u = fmaf((float)a, unit, 0.5f * unit);  // in (0, 1]
-    float radius = sqrtf(-2.0f * logf(u));
+    float square = -1.3862943611198906f * log2_of(u);  // -2 ln u
+    float radius = root_of(square > 0.0f ? square : 0.0f);
     float sine, cosine;
-    sine_and_cosine_of_pi((float)b * (2.0f * unit), &sine, &cosine);
-    out[0] = radius * cosine;
-    out[1] = radius * sine;
+    sine_and_cosine((float)b * 1.4629180792671596e-9f, &sine, &cosine);  // 2 pi of 2^32
+    out[0] = with_sign(radius * cosine, cosine_sign(b) ^ flip);
+    out[1] = with_sign(radius * sine, sine_sign(b) ^ flip);
 }
 
 // Whose noise is meant. Every call of every layer in every pass has numbers of its own.
@@ -59,7 +71,7 @@ struct Row {
     u32 k0, k1;
     u32 sample, replica;
     u32 layer;
-    float sign;  // -1 for the second half of antithetic replicas
+    u32 flip;  // the highest bit turns signs around, for the second half of antithetic replicas
 };
 
 NIT_FN Row noise_of_row(Stream stream, i64 row, i64 rows) {
@@ -71,10 +83,10 @@ NIT_FN Row noise_of_row(Stream stream, i64 row, i64 rows) {
     found.sample = (u32)(row % samples);
     found.replica = (u32)(row / samples);
     found.layer = (u32)stream.layer;
-    found.sign = 1.0f;
+    found.flip = 0;
     if (stream.antithetic && (int)found.replica >= stream.replicas / 2) {
         found.replica -= stream.replicas / 2;
-        found.sign = -1.0f;
+        found.flip = 0x80000000u;
     }
     found.replica += (u32)stream.first_replica;
     return found;
@@ -84,7 +96,6 @@ NIT_FN Row noise_of_row(Stream stream, i64 row, i64 rows) {
 NIT_FN void noise(Row row, u32 quad, u32 step, float *eps) {
     Quad counter = {{quad, row.sample, step, row.layer << 16 | row.replica}};
     Quad words = philox(counter, row.k0, row.k1);
-    two_normals(words.x[0], words.x[1], eps);
-    two_normals(words.x[2], words.x[3], eps + 2);
-    for (int j = 0; j < 4; ++j) eps[j] *= row.sign;
+    two_normals(words.x[0], words.x[1], row.flip, eps);
+    two_normals(words.x[2], words.x[3], row.flip, eps + 2);
 }

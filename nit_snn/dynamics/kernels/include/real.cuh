@@ -64,6 +64,13 @@ struct real {
     unsigned short bits;
 };
 NIT_FN float load(real x) { return float_of((u32)x.bits << 16); }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+NIT_FN real store(float x) {
+    real found;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(found.bits) : "f"(x));
+    return found;
+}
+#else
 NIT_FN real store(float x) {
     u32 bits = bits_of(x);
     real found;
@@ -73,6 +80,7 @@ NIT_FN real store(float x) {
         found.bits = (unsigned short)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
     return found;
 }
+#endif
 
 #endif
 

@@ -1,6 +1,6 @@
 // The gradient of a Linear layer under NIT, the sum over rows and steps of A * eps * spike, from
 // spikes kept as bits and noise that is drawn again. A unit of work is one step of 16 rows.
-#include "dynamics.cuh"
+#include "levels.cuh"
 #include "tile.cuh"
 
 enum { UNITS = 2, DEPTH = UNITS * ROWS };  // what is in shared memory at a time

@@ -1,7 +1,7 @@
 // A * score * scale of each step, or of all steps together, the noise drawn again in registers.
 // One thread has four neighbouring neurons of one row. Where steps are not added up, the grid's
 // second dimension shares them out.
-#include "dynamics.cuh"
+#include "levels.cuh"
 #include "philox.cuh"
 #include "real.cuh"
 

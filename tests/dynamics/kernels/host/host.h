@@ -21,9 +21,11 @@ static Index blockIdx, threadIdx, blockDim, gridDim;
 
 NIT_FN u32 high_product(u32 a, u32 b) { return (u32)((u64)a * b >> 32); }
 NIT_FN u32 count_ones(u32 x) { return (u32)__builtin_popcount(x); }
-NIT_FN void sine_and_cosine_of_pi(float x, float *s, float *c) {
-    *s = (float)std::sin(x * 3.14159265358979323846);
-    *c = (float)std::cos(x * 3.14159265358979323846);
+NIT_FN float log2_of(float x) { return std::log2(x); }
+NIT_FN float root_of(float x) { return std::sqrt(x); }
+NIT_FN void sine_and_cosine(float x, float *s, float *c) {
+    *s = (float)std::sin((double)x);
+    *c = (float)std::cos((double)x);
 }
 NIT_FN u32 bits_of(float x) {
     u32 found;
