@@ -2,7 +2,7 @@
 
 STBP is the framework's own surrogate gradient through time, without noise; STBP-N the same with
 the noise; "auto" is `NITLearner(net)` with no option set, "forward only" `NITLearner(net,
-forward_only=True)`, "no derivative" the likelihood ratio alone, `credit="none"`. All start from the
+forward_only=True)`. All start from the
 same weights and see the same samples equally often. Each method tries the same learning rates in
 short runs, judged by validation samples; the best one is trained for longer and judged by the test
 samples. Every run is written to --output at once, and not repeated when it is there.
@@ -36,7 +36,6 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "auto": {},
     "forward only": {"forward_only": True},
 }
-NO_DERIVATIVE: dict[str, dict[str, Any] | None] = {"no derivative": {"credit": "none"}}
 #: Samples of the noise that an accuracy is the mean of, and steps that are timed in turns.
 EVALUATIONS, TURNS = 5, 12
 
@@ -114,9 +113,9 @@ class Trained:
         """One optimizer step."""
         step(self.task, self.net, self.learner, self.optimizer, x, y)
 
-    def fit(self, data: Data, epochs: int) -> float:
-        """Trains; returns CPU seconds."""
-        order = torch.Generator().manual_seed(self.seed)
+    def fit(self, data: Data, epochs: int, first: int = 0) -> float:
+        """Trains for some epochs after the first ones; returns CPU seconds."""
+        order = torch.Generator().manual_seed(self.seed + 1000 * first)
         started = time.process_time()
         for _ in range(epochs):
             for rows in torch.randperm(len(data[1]), generator=order).split(self.task.batch):
@@ -186,7 +185,7 @@ def main(tasks: dict[str, Task], args: argparse.Namespace) -> dict[str, Any]:
         found |= {"lower": task.lower}
         methods = [m for m in args.methods or task.methods if m in task.methods]
         for _ in compare(name, task, methods, args, found):
-            results |= {"command": " ".join(["python", *sys.argv])} | _where(args)
+            results |= {"command": " ".join(["python", *sys.argv])} | where(args)
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
@@ -197,13 +196,9 @@ def compare(
     name: str, task: Task, methods: list[str], args: argparse.Namespace, found: dict[str, Any]
 ) -> Iterator[None]:
     """Adds to the results of a task what they lack, and says so after each run."""
-    train_set, validation, test = (_few(part, args.samples) for part in task.parts())
+    train_set, validation, test = (few(part, args.samples) for part in task.parts())
     short, long = args.epochs or task.epochs
-    both = (
-        train_set
-        if validation is train_set
-        else tuple(map(torch.cat, zip(train_set, validation, strict=True)))
-    )
+    both = joined(train_set, validation)
 
     def run(method: str, rate: float, seed: int, epochs: int) -> Iterator[None]:
         key = {"method": method, "rate": rate, "seed": seed, "epochs": epochs}
@@ -211,7 +206,7 @@ def compare(
             return
         trained = Trained(task, method, rate, seed)
         trial = epochs == short
-        seconds = trained.fit(train_set if trial else both, epochs)  # type: ignore[arg-type]
+        seconds = trained.fit(train_set if trial else both, epochs)
         row: dict[str, Any] = {**key, "cpu_seconds": round(seconds, 1)}
         row["validation" if trial else "test"] = trained.score(validation if trial else test)
         if trained.learner is not None:
@@ -262,7 +257,7 @@ def steps_in_turns(task: Task, methods: list[str], data: Data) -> dict[str, floa
 
 def peak_here(task: Task, method: str, args: argparse.Namespace) -> dict[str, float | None]:
     """MiB that a third step takes at its peak: resident, and of tensors alone."""
-    x, y = (part[: task.batch].clone() for part in _few(task.parts()[0], args.samples))
+    x, y = (part[: task.batch].clone() for part in few(task.parts()[0], args.samples))
     trained = Trained(task, method, 1e-4, 0)
     for _ in range(2):  # what is learned once, and what "auto" comes to
         trained.step(x[:2], y[:2])
@@ -281,11 +276,18 @@ def _in_a_process_of_its_own(name: str, method: str) -> dict[str, float | None]:
     return peak
 
 
-def _few(data: Data, samples: int | None) -> Data:
+def joined(first: Data, second: Data) -> Data:
+    """Both end to end, or once where they are the same."""
+    if first is second:
+        return first
+    return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
+
+
+def few(data: Data, samples: int | None) -> Data:
     return data if samples is None else (data[0][:samples], data[1][:samples])
 
 
-def _where(args: argparse.Namespace) -> dict[str, Any]:
+def where(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "versions": training.installed("torch", "snntorch", "spikingjelly")
         | {"nit-snn": __version__},

@@ -26,11 +26,11 @@ NAME = "spoken digits"
 class Net(nn.Module):
     """80-128-128-10, beta 0.95; a linear readout of the last spikes, summed over time."""
 
-    def __init__(self, channels: int = 80, width: int = 128, classes: int = 10) -> None:
+    def __init__(self, width: int = 128, beta: float = 0.95) -> None:
         super().__init__()
-        self.fc1, self.lif1 = nn.Linear(channels, width), snn.Leaky(beta=0.95)
-        self.fc2, self.lif2 = nn.Linear(width, width), snn.Leaky(beta=0.95)
-        self.out = nn.Linear(width, classes)
+        self.fc1, self.lif1 = nn.Linear(80, width), snn.Leaky(beta=beta)
+        self.fc2, self.lif2 = nn.Linear(width, width), snn.Leaky(beta=beta)
+        self.out = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """From spikes, (N, T, channels), to class scores, (N, classes)."""
