@@ -86,7 +86,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         axis.annotate(
             f"{NAMES[method]}, {peaks[-1]:.0f} MiB",
             (steps[-1], peaks[-1]),
-            (-4, 6 if method != "forward only" else -14),
+            (-4, 6 if method != "forward only" else -40),
             textcoords="offset points",
             ha="right",
             color=colour,
@@ -95,6 +95,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     axis.annotate(
         "1 GiB", (rows[0]["steps"], LIMIT), (0, 4), textcoords="offset points", color="0.4"
     )
+    axis.set_ylim(top=2 * max(row["resident_mib"] for row in rows))
     axis.set(xscale="log", yscale="log", xlabel="time steps T", ylabel="memory of a step (MiB)")
     axis.set_xticks(LENGTHS, [str(n) for n in LENGTHS])
     axis.minorticks_off()

@@ -1,4 +1,4 @@
-"""Write the tables of docs/sounds_and_events.md from the files in docs/results that the examples wrote.
+"""Write the tables of docs/sounds_and_events.md from what the examples wrote into docs/results.
 
 python scripts/time_table.py
 """

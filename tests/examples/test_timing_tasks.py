@@ -78,7 +78,7 @@ def test_a_brief_run(
     name: str, tasks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     comparison = importlib.import_module("comparison")
-    monkeypatch.setattr(comparison, "TURNS", 0)
+    monkeypatch.setattr(comparison, "TURNS", 1)
     monkeypatch.setattr(comparison, "EVALUATIONS", 1)
     monkeypatch.setattr(comparison, "_in_a_process_of_its_own", lambda *_: {})
     task = tasks.TASKS[name]
