@@ -138,7 +138,7 @@ def main() -> None:
         "rate": args.rate,
         "chosen": repr(trained.learner).split(", rule")[0].partition("(")[2],
         **comparison.where(args),
-        "rows": rows,
+        "peaks": rows,
         "history": history,
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,7 @@ def steps() -> str:
 
 def memory() -> str:
     """MiB of a learning step by length."""
-    rows = read("long_sequences").get("rows", [])
+    rows = read("long_sequences").get("peaks", [])
     lengths = sorted({row["steps"] for row in rows})
     lines = [
         "| MiB, resident (tensors) | " + " | ".join(f"T = {n}" for n in lengths) + " |",
