@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .places import Left
 from .provenance import Seen, unchanged
 from .spike_node import SpikeNode
 from .thresholds import Lifted
-from .trace import LayerTrace, Left
+from .trace import LayerTrace
 
 _MOST_NODES = 32
 #: Which output of a segment's node is the membrane.
@@ -31,13 +32,13 @@ def partly_reset(layer: LayerTrace, state: Tensor | None) -> Left | None:
         layer: The layer.
         state: The membrane that a step starts from, (N, *).
     """
-    if state is None or state.grad_fn is None or not layer.left:
+    if state is None or state.grad_fn is None:
         return None
     ends = _ends(state)
     if ends is None or len(ends) != 1:
         return None
     ((node, output),) = ends
-    for left in reversed(layer.left):
+    for left in layer.left:
         known = unchanged([left.state])
         if known is None or not _left(left, node, output):
             continue

@@ -82,7 +82,7 @@ class Seen:
 
     Args:
         tensor: The tensor.
-        weak: Do not keep it alive; then only the very object is recognised.
+        weak: Do not keep it alive; it is recognised while somebody else does.
     """
 
     __slots__ = ("_address", "_held", "_shape", "_version")
@@ -97,11 +97,21 @@ class Seen:
         """Whether `tensor` is this one: the same memory and shape, and not written to since."""
         if self._version != tensor._version:
             return False
-        if isinstance(self._held, ref):
-            return self._held() is tensor
-        return self._held is tensor or (
-            self._address == tensor.data_ptr() and self._shape == tensor.shape
-        )
+        held = self._held() if isinstance(self._held, ref) else self._held
+        if held is None or held is tensor:
+            return held is tensor
+        return self._address == tensor.data_ptr() and self._shape == tensor.shape
+
+    @property
+    def alive(self) -> bool:
+        """Whether the tensor is still there."""
+        return not isinstance(self._held, ref) or self._held() is not None
+
+    def weakened(self, tensor: Tensor) -> Seen:
+        """The same, kept alive by nobody but those who hold `tensor`, which has its memory."""
+        found = Seen(tensor, weak=True)
+        found._version, found._shape = self._version, self._shape
+        return found
 
 
 def unchanged(seen: Sequence[Seen | None]) -> list[Tensor] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from .drifts import drift_of, one_by_one
 from .memory_budget import MemoryBudget
 from .packed_spikes import BinarySpikes
 from .partial_reset import after_reset, partly_reset
+from .places import Left
 from .provenance import Seen, mark
 from .row_probe import RowProbe
 from .segment import Input, Segment
@@ -36,7 +38,7 @@ from .surrogates import Surrogates
 from .synapse_call import SynapseCall
 from .synapse_taps import SynapseTap, refuse_copy
 from .thresholds import handed_out, lift_of
-from .trace import LayerTrace, Left, PassTrace
+from .trace import LayerTrace, PassTrace
 
 
 class Recorder:
@@ -125,7 +127,8 @@ class Recorder:
     def step(self, neuron: NoisyNeuron, update: MembraneUpdate) -> Moved:
         """One step of a neuron, or several at once; see `nit_snn.neurons.base.Recorder`."""
         layer, rule = self.trace.layers[neuron], update.rule
-        state, left = update.state, layer.found(update.state) or partly_reset(layer, update.state)
+        state = update.state
+        left = layer.left.found(state) or partly_reset(layer, state)
         if not layer.calls:
             self._begin(layer, state, left)
         if left is not None and state is not None and state.requires_grad:
@@ -249,7 +252,8 @@ class Recorder:
             if not self.guards:
                 moved = handed_out(moved, layer.threshold, lift, token)
         state = Seen(moved.state.detach())  # the same memory, without its graph
-        layer.left.append(Left(state, segment, moved.spikes, None, lift, token))
+        left = Left(state, segment, moved.spikes, None, lift, token)
+        layer.left.newest.append((left, ref(moved.state)))
         if self._watches and moved.membrane is not None:
             same = moved.membrane is moved.state
             segment.membrane = state if same else Seen(moved.membrane.detach())
@@ -286,18 +290,18 @@ class Recorder:
     def leave(self, neuron: NoisyNeuron, state: Tensor) -> None:
         """The framework's neuron has left another membrane than the last step did."""
         left = self.trace.layers[neuron].left
-        left.append(Left(Seen(state), left[-1].segment, None))
+        left.newest.append((Left(Seen(state), next(iter(left)).segment, None), ref(state)))
 
     def partly_reset(self, neuron: NoisyNeuron, old: Tensor, new: Tensor, kept: Tensor) -> None:
         """Some of the membrane that a neuron left was reset."""
         layer = self.trace.layers.get(neuron)
-        left = None if layer is None else layer.found(old)
+        left = None if layer is None else layer.left.found(old)
         if layer is not None and left is not None:
-            layer.left.append(after_reset(left, new, kept))
+            layer.left.newest.append((after_reset(left, new, kept), ref(new)))
 
     def fired(self, neuron: NoisyNeuron, membrane: Tensor) -> Tensor | None:
         """Where a membrane that `neuron` left in this pass fired, if that is known."""
-        left = self.trace.layers[neuron].found(membrane)
+        left = self.trace.layers[neuron].left.found(membrane)
         return None if left is None else left.spikes
 
     def hold(self, current: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ estimators work on whole layers.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,44 +20,14 @@ from ..noise.streams import Noise
 from .census import Census
 from .memory_budget import MemoryBudget
 from .orders import Order
-from .packed_spikes import BinarySpikes, SpikeTrain
-from .provenance import Seen, find
+from .packed_spikes import SpikeTrain
+from .places import Places
 from .row_probe import RowProbe
 from .segment import Segment, drawn_again
 from .spike_node import Ledger
 from .surrogates import Surrogates
 from .synapse_call import SynapseCall
-from .thresholds import Lift
 from .timeline import Timeline
-
-_PLACES = 8
-
-
-@dataclass(eq=False, slots=True)
-class Left:
-    """A membrane that a segment left behind, and where that fired, if it is known.
-
-    Attributes:
-        state: The membrane.
-        segment: What left it.
-        fired: Where it fired, zeros and ones.
-        kept: 1 where it is as the segment left it, 0 where it was reset since; None for all of it.
-        lift: Its derivative in a threshold that is learned; None if none is.
-        token: What its node in a graph is known by then.
-    """
-
-    state: Seen
-    segment: Segment
-    fired: Tensor | None
-    kept: Tensor | None = None
-    lift: Lift | None = None
-    token: object = None
-
-    @property
-    def spikes(self) -> Tensor | None:
-        """Zeros and ones, without a graph; None if not known, or written to since."""
-        known = self.fired is not None and find(self.fired, BinarySpikes) is not None
-        return self.fired.detach() if known else None  # type: ignore[union-attr]
 
 
 @dataclass(eq=False)
@@ -72,8 +41,7 @@ class LayerTrace:
         noise: Where its noise comes from.
         calls: How many steps it has made.
         segments: What was recorded of them.
-        left: The membranes that its last segments left, the newest at the end. A neuron that is
-            shared has one for each place.
+        left: The membranes that its segments left.
         train: Its spikes as bits.
         executor: Who takes its steps.
         admitted: Shape and type of the last drift that was looked at.
@@ -91,7 +59,7 @@ class LayerTrace:
     noise: LayerNoise
     calls: int = 0
     segments: list[Segment] = field(default_factory=list)
-    left: deque[Left] = field(default_factory=lambda: deque(maxlen=_PLACES))
+    left: Places = field(default_factory=Places)
     train: SpikeTrain = field(default_factory=SpikeTrain)
     executor: Executor | None = None
     admitted: tuple[torch.Size, torch.dtype] | None = None
@@ -102,15 +70,6 @@ class LayerTrace:
     reached: bool = False
     read: bool = False
     _timelines: list[Timeline] | None = None
-
-    def found(self, state: Tensor | None) -> Left | None:
-        """What left `state` behind, if one of its segments did."""
-        if state is None:
-            return None
-        for left in reversed(self.left):
-            if left.state.matches(state):
-                return left
-        return None
 
     @property
     def rows(self) -> int:
