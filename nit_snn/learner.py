@@ -49,7 +49,7 @@ class NITLearner(LearnerState):
         credit: "none": the paper's NIT. "readout": from the spikes that the loss reads itself.
             "feedback": each layer's own readout predicts the error. "layers": from layer to layer
             within a time step. "time": through time as well. "auto": "layers", or "none" for a
-            loss that has no derivative in the spikes.
+            loss of which a part has no derivative in the spikes.
         residual: lambda, 0 to 1; or "auto": for each layer the weight that minimises the mean
             squared error (see `nit_snn.estimators.residual`), 0 with a single replica.
         forward_only: No backward pass through the neurons: "feedback" in the place of "layers".

@@ -156,7 +156,7 @@ class Estimator:
         whole = losses
         if shared is not None:  # over as many rows as the losses
             whole = (losses.sum() + shared.sum() * (rows / self._count(shared)))[None]
-        blind = any(not term.requires_grad for term in terms)
+        blind = trace.mixed or any(not term.requires_grad for term in terms)
         if self.credit.reach is not None and whole.requires_grad:
             self.credit.look(trace, whole)
             if blind or (exact and not measure):

@@ -8,7 +8,6 @@ the spikes before. Where it arrives is kept as `Evidence`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,15 +74,10 @@ class RowProbe:
         self.evidence: list[Evidence] = []
         self.first: str | None = None
         self.currents: list[Tensor] = []
-        self._alone = ledger is None
         self._ledger = ledger or Ledger("last")
         self._replicas, self._expanded = replicas, expanded
         self._names: dict[NodeState, str] = {}
         self._random = torch.Generator().manual_seed(seed)
-
-    def reading(self) -> AbstractContextManager[object]:
-        """Inside, spikes can be turned into numbers, unless an estimator asks for their graph."""
-        return WithoutGraph() if self._alone else nullcontext()
 
     def emit(self, layer: str, segment: Segment, moved: Moved) -> Moved:
         """Remembers a layer's node, or gives its spikes one for this pass alone."""

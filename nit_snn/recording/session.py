@@ -14,6 +14,7 @@ from ..dynamics.needs import Needs
 from ..errors import RecordingError
 from ..neurons.base import NoisyNeuron
 from ..noise.source import NoiseSource
+from ..validation.capture import being_captured
 from ..validation.foreign_functions import outputs_by_module
 from ..validation.hints import of_written_batch_size
 from ..validation.network import Watch, coupled_batch_norms
@@ -24,7 +25,9 @@ from .eager import eager
 from .expansion import Expansion, check_batch
 from .expansion_tree import batch_dims, rebuilt, tensors_of
 from .memory_budget import MemoryBudget
+from .parts import Parts
 from .recorder import Recorder
+from .row_probe import WithoutGraph
 from .stale_state import StaleState
 from .synapse_taps import SynapseTap
 from .trace import PassTrace
@@ -99,7 +102,7 @@ class Session:
                 eager(),
                 coupled_batch_norms(self.net, lambda: recorder.trace.begun) as coupled,
                 recorder.running(self.taps),
-                nullcontext() if recorder.trace.probe is None else recorder.trace.probe.reading(),
+                self._looking(recorder.trace),
                 _outputs_of(self.net, recorder.trace) if needs.outputs else nullcontext(),
                 listening as made,
             ):
@@ -118,6 +121,12 @@ class Session:
             self._looked_at = self.watch.modules
             self.warn.of_foreign(recorder.trace, made)
         self.warn.after_pass(recorder.trace, self._expanded)
+
+    def _looking(self, trace: PassTrace) -> AbstractContextManager[object]:
+        """What a probed pass is run in."""
+        if trace.ledger is None:
+            return nullcontext() if trace.probe is None else WithoutGraph()
+        return Parts(self.net) if self.rows.looks and not being_captured() else nullcontext()
 
     def expand(self, tensors: Sequence[Any], dim: int, replicas: int) -> tuple[Any, ...]:
         """Repeats each sample; see `NITLearner.expand`."""

@@ -107,6 +107,8 @@ class PassTrace:
         probe: What was asked of its rows; None in most passes.
         expanded: The numbers of rows that `expand` had made for it.
         couples: Whether a loss depends on the noise of other samples.
+        step: What has made a part of the losses that has no derivative, if that was seen.
+        mixed: Whether their derivative is taken for none at all, for that reason.
         coupled: BatchNorms whose statistics let rows depend on each other's noise.
         outputs: What the network has returned, tensor by tensor, if that is asked for.
         census: Whether the layers fire, in the passes in which somebody looks.
@@ -122,6 +124,8 @@ class PassTrace:
     probe: RowProbe | None = None
     expanded: Collection[int] = ()
     couples: bool = False
+    step: str | None = None
+    mixed: bool = False
     coupled: list[str] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     census: Census | None = None

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import LossError, NonFiniteLossError
 from ..gradients.nonfinite import check_weights, suspects
 from ..gradients.update import Update
+from ..recording.parts import step_in
 from ..recording.trace import LayerTrace, PassTrace
 from ..training.distributed import Ranks
 from .capture import being_captured
@@ -64,6 +65,8 @@ def checked_losses(
     device = next(iter(trace.layers)).sigma.device
     error: LossError | None = None
     values, extra = torch.zeros((), device=device), None
+    trace.step = step_in(losses) or step_in(shared)
+    trace.mixed = trace.step is not None and not update.strict
     try:
         values = shaped_losses(losses, trace, estimator.per_step).to(device)
         if shared is not None:

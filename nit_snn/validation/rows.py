@@ -34,13 +34,16 @@ class RowWatch:
     Attributes:
         due: Whether the next pass is to be asked.
         coupled: Whether a loss was seen to depend on other samples.
+        looks: Whether the parts of the losses are to be looked at in the next pass.
     """
 
     due: bool = True
     coupled: bool = False
+    looks: bool = True
     _replicas: int = 0
     _scores: bool = True
     _forms: set[object] = field(default_factory=set)
+    _looked: set[object] = field(default_factory=set)
     _orders: dict[_Key, Order] = field(default_factory=dict)
     _merged: set[_Key] = field(default_factory=set)
 
@@ -78,6 +81,9 @@ class RowWatch:
             LossError: The batch lies along another dimension of a layer, or nobody can say which
                 rows belong to which replica, or `shared` mixes replicas.
         """
+        own = _form(losses, trace.replicas), _form(shared, trace.replicas)
+        self.looks = own not in self._looked and not self.looks
+        self._looked.add(own)
         rows = {layer.name: layer.rows for layer in trace.active}
         units, replicas, probe = losses.shape[-1], trace.replicas, trace.probe
         several = any(n != units for n in rows.values())
@@ -86,10 +92,10 @@ class RowWatch:
         if estimator.credit.learns and len(set(rows.values())) > 1:
             raise LossError(_feedback(rows))
         # A derivative asks nobody whose row it is.
-        quiet = _follows_derivatives(losses, shared, estimator)
+        quiet = not trace.mixed and _follows_derivatives(losses, shared, estimator)
         if not self._scores or (quiet and probe is None):
             return losses
-        form = quiet, _form(losses, replicas), _form(shared, replicas)
+        form = quiet, *own
         self.due = form not in self._forms and probe is None
         self._forms.add(form)
         if probe is not None:

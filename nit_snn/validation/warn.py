@@ -69,6 +69,32 @@ def of_coupled_losses(coupled: Collection[tuple[str | None, str]], estimator: Es
     )
 
 
+def of_mixed_losses(step: str, auto: bool) -> None:
+    """Losses that are the sum of a part without a derivative and of one that has one.
+
+    Args:
+        step: The function that made the first.
+        auto: Whether the learner takes such losses for losses without a derivative.
+    """
+    what = f"A part of the losses has no derivative: it went through {step}."
+    if auto:
+        warnings.warn(
+            f"{what} A credit would follow the rest alone, so credit='auto' takes the likelihood "
+            "ratio, credit='none'. With less variance: credit='layers', residual=1, replicas=16. "
+            "If the part is meant to count without a derivative, detach() what it is made of.",
+            MisuseWarning,
+            stacklevel=5,
+        )
+        return
+    warnings.warn(
+        f"{what} The credit follows the derivative, that is the rest alone: the estimate is "
+        "biased. Take residual=1 and two replicas or more, or credit='none'. If the part is meant "
+        "to count without a derivative, detach() what it is made of.",
+        BiasWarning,
+        stacklevel=5,
+    )
+
+
 def of_merged_rows(names: Collection[str]) -> None:
     """Layers of which nobody can say which rows of a replica belong to which sample."""
     warnings.warn(

@@ -32,7 +32,7 @@ class WarnOnce:
         self._parameters = list(net.parameters())
         self._by_habit, self._autograd = False, Listener()
         self._foreign: set[str] = set()
-        self._learned = self._carried = self._alone = self._coupled = False
+        self._learned = self._carried = self._alone = self._coupled = self._mixed = False
         self._silence = Silence()
 
     def census(self) -> Census | None:
@@ -100,9 +100,17 @@ class WarnOnce:
         """
         self._autograd.end()
         self._silence.check(trace, found, losses.detach())
+        if trace.step and not self._mixed and (trace.mixed or _follows(found)):
+            self._mixed = True
+            warn.of_mixed_losses(trace.step, trace.mixed)
         if trace.coupled and not self._coupled and any(w > 0 for w in found.weights.values()):
             self._coupled = True
             warn.of_coupling(trace.coupled)
         if not self._learned:
             self._learned = True
             warn.of_unreached(net, self._unreached)
+
+
+def _follows(found: Estimate) -> bool:
+    """Whether a part of an estimate is the losses' derivative."""
+    return any(weight < 1 for weight in found.weights.values())
