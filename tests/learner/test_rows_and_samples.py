@@ -87,9 +87,10 @@ Estimate = tuple[float, float]
 Losses = Callable[[NITLearner], tuple[Any, Any]]
 
 
-def aim(net: Net, losses: Losses) -> None:
+def aim(net: Net, losses: Losses, per_step: bool) -> None:
     """Along the gradient, about, there is most to see."""
-    learner = NITLearner(net, replicas=200, seed=5, credit="layers", residual=0)
+    options = {"credit": "layers", "residual": 0, "per_step_losses": per_step}
+    learner = NITLearner(net, replicas=200, seed=5, **options)
     with learner.record():
         own, shared = losses(learner)
     learner.backward(own, shared=shared)
@@ -106,7 +107,7 @@ def estimated(
     **options: Any,
 ) -> Estimate:
     """The mean of estimates along `net.direction`, and its standard error."""
-    aim(net, losses)
+    aim(net, losses, options.get("per_step_losses", False))
     learner = NITLearner(net, replicas=replicas, seed=0, **options)
     found = []
     for _ in range(passes):
@@ -253,3 +254,130 @@ def test_samples_of_several_rows(order: str, where: str, options: dict[str, Any]
             estimated(net, losses, **options)
         return
     check(estimated(net, losses, **options), truth(net, sampled))
+
+
+def gradients(net: Net, own: Tensor, shared: Tensor | None, **options: Any) -> dict[str, Tensor]:
+    """Of one pass, from given numbers for losses."""
+    learner = NITLearner(net, seed=3, **{"replicas": 6, "credit": "none", **options})
+    net.zero_grad()
+    with learner.record():
+        net(learner.expand(PATCHES.double()).flatten(0, 1))
+    learner.backward(own, shared=shared)
+    learner.close()
+    return {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rule": "nit-s"},
+        {"learn_sigma": True},
+        {"conditional": True, "learn_sigma": True},
+        {"antithetic": True},
+        {"baseline": "batch-mean"},
+        {"per_step_losses": True},
+        {"per_step_losses": True, "rule": "nit-s", "learn_sigma": True},
+        {"recompute": True},
+        {"route": "general"},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:Nothing shows")
+def test_a_shared_term_is_a_loss_of_each_replica(options: dict[str, Any]) -> None:
+    """Estimates are linear in the losses, so both parts add up, exactly, under every option."""
+    net = Net(mean_of_parts("flatten")).double()
+    torch.manual_seed(8)
+    steps = (STEPS,) if options.get("per_step_losses") else ()
+    own, shared = torch.rand(*steps, 6 * SAMPLES).double(), torch.rand(*steps, 6).double()
+    together = gradients(net, own, shared, **options)
+    apart = [gradients(net, each, None, **options) for each in (own, shared)]
+    assert {"fc1.weight", "fc2.bias"} <= together.keys()
+    for name, found in together.items():
+        torch.testing.assert_close(found, apart[0][name] + apart[1][name])
+        assert found.abs().max() > 0
+
+
+def steps_of(net: Net, x: Tensor) -> Tensor:
+    """The output layer's spikes at each step, (T, N, *)."""
+    found: list[Tensor] = []
+    handle = net.lif2.register_forward_hook(lambda *args: found.append(args[2][0]))
+    net(x)
+    handle.remove()
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("credit", ["none", "layers"])
+def test_a_shared_term_of_each_step(credit: str) -> None:
+    """The noise of a step is charged with the term's later steps; the credit has no residual."""
+    net = Net()
+
+    def both(spikes: Tensor, replicas: int) -> tuple[Tensor, Tensor]:
+        own = torch.stack([(t + 1) * s.sum(1) for t, s in enumerate(spikes)])
+        return own, torch.stack([penalty(s, replicas) for s in spikes])
+
+    def losses(learner: NITLearner) -> tuple[Tensor, Tensor]:
+        return both(steps_of(net, learner.expand(X)), learner.replicas)
+
+    def sampled(replicas: int) -> Tensor:
+        own, shared = both(steps_of(net, X.repeat(replicas, 1)), replicas)
+        return own.sum(0).view(replicas, -1).mean(1) + shared.sum(0)
+
+    options = {"credit": "none"} if credit == "none" else {"credit": "layers", "residual": 0}
+    found = estimated(net, losses, per_step_losses=True, **options)
+    expected = truth(net, sampled)
+    if credit == "none":
+        check(found, expected)
+    else:  # biased, but by no more than any cheap estimate
+        assert 0.5 < found[0] / expected[0] < 2
+
+
+def test_a_shared_term_teaches_a_noise_level() -> None:
+    """By differences along the first layer's level, a number of its own for each neuron."""
+    net = Net()
+    found = []
+    for shift in (0.1, -0.1):
+        net.lif1.sigma.fill_(0.6 + shift)
+        torch.manual_seed(7)
+        with torch.no_grad():
+            scores, total = net(X.repeat(40_000, 1))
+            own = F.cross_entropy(scores, Y.repeat(40_000), reduction="none")
+        found.append(own.view(-1, SAMPLES).mean(1) + 20 * penalty(total, 40_000))
+    each = (found[0] - found[1]) / 0.2
+    expected = each.mean().item(), (each.std() / 200).item()
+    net.lif1.sigma.fill_(0.6)
+    learner = NITLearner(net, replicas=2000, seed=0, credit="none", learn_sigma=True)
+    estimates = []
+    for _ in range(12):
+        net.zero_grad()
+        with learner.record():
+            xr, yr = learner.expand(X, Y)
+            scores, total = net(xr)
+            own = F.cross_entropy(scores, yr, reduction="none")
+        learner.backward(own, shared=20 * penalty(total, learner.replicas))
+        estimates.append(net.lif1.sigma.grad.sum())
+    values = torch.stack(estimates)
+    error = (values.std() / len(values) ** 0.5).item()
+    apart = abs(values.mean().item() - expected[0])
+    assert apart < 4 * (error**2 + expected[1] ** 2) ** 0.5 + 0.02 * abs(expected[0])
+    assert error < 0.25 * abs(expected[0])
+
+
+@pytest.mark.parametrize("order", ["flatten", "cat"])
+def test_a_batch_mean_of_samples_of_several_rows(order: str) -> None:
+    fold = mean_of_parts(order)
+    net = Net()
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        rows = torch.cat(x.unbind(1)) if order == "cat" else x.flatten(0, 1)
+        return (fold(net(rows)[1]).sum(1) - 2 * y).square()
+
+    def losses(learner: NITLearner) -> tuple[Tensor, None]:
+        return loss(*learner.expand(PATCHES, Y)), None
+
+    def sampled(replicas: int) -> Tensor:
+        x, y = PATCHES.repeat(replicas, 1, 1), Y.repeat(replicas)
+        return loss(x, y).view(replicas, -1).mean(1)
+
+    found = estimated(net, losses, credit="none", baseline="batch-mean", passes=15)
+    check(found, truth(net, sampled))

@@ -71,6 +71,7 @@ def learn(
     # Each process starts from weights of its own; the first one's count.
     torch.manual_seed(dist.get_rank() if dist.is_initialized() else 0)
     net = swap_neurons(Readout(framework), sigma=0.8)
+    shares = options.pop("shared", False)
     learner = NITLearner(net, **{"replicas": 8, "credit": "none", "seed": 3, **options})
     means = []
 
@@ -83,7 +84,8 @@ def learn(
     for _ in range(passes):
         with learner.record():
             losses = losses_of(learner.expand(x))
-        means.append(learner.backward(losses).item())
+        term = losses.unflatten(-1, (learner.replicas, -1)).mean(-1).sqrt() if shares else None
+        means.append(learner.backward(losses, shared=term).item())
     return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}, means
 
 
@@ -100,6 +102,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("spikingjelly", {"credit": "time", "residual": 0, "learn_sigma": True}),
     ("snntorch", {"credit": "feedback", "residual": 0}),
     ("spikingjelly", {"credit": "feedback", "residual": 0, "learn_sigma": True}),
+    ("snntorch", {"shared": True}),
+    ("spikingjelly", {"shared": True, "per_step_losses": True, "learn_sigma": True}),
+    ("snntorch", {"shared": True, "credit": "layers", "residual": 0}),
     ("kernels", {}),
     ("kernels", {"antithetic": True, "replicas": 16}),
 ]
@@ -112,7 +117,7 @@ def one_case(framework: str, options: dict[str, Any]) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         if framework == "kernels":
             patch.setenv("NIT_SNN_BACKEND", "reference")
-        return learn("snntorch" if framework == "snntorch" else "spikingjelly", options, x)
+        return learn("snntorch" if framework == "snntorch" else "spikingjelly", {**options}, x)
 
 
 def all_cases(rank: int) -> list[Any]:
