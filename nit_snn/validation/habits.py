@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
@@ -18,12 +18,19 @@ class Listener:
         self.heard = False
         self._handles: list[object] = []
 
-    def begin(self, parameters: Iterable[Tensor]) -> None:
-        """Listens to these parameters."""
-        self.heard = False
+    def begin(self, parameters: Iterable[Tensor], tell: Callable[[], None] | None = None) -> None:
+        """Listens to these parameters.
+
+        Args:
+            parameters: They.
+            tell: Called when the first gradient is heard.
+        """
+        self.end()
 
         def look(_: Tensor) -> None:
-            self.heard = True
+            first, self.heard = not self.heard, True
+            if first and tell is not None:
+                tell()
 
         leaves = (p for p in parameters if p.requires_grad and p.is_leaf)
         self._handles = [p.register_post_accumulate_grad_hook(look) for p in leaves]

@@ -24,10 +24,16 @@ def of_written_batch_size(error: BaseException, expanded: Collection[int], repli
         return
     numbers = set(re.findall(r"\d+", str(error)))
     for rows in expanded:
-        if rows and str(rows // replicas) in numbers:
-            error.add_note(
-                f"nit_snn: inside record() the batch has {rows} rows, {replicas} replicas of "
-                f"{rows // replicas} samples. If {rows // replicas} is written into your forward "
-                "pass, take it from the input instead: x.shape[0]."
-            )
-            return
+        size = rows // replicas
+        if not rows or str(size) not in numbers:
+            continue
+        keep = ""
+        if size >= replicas and size % replicas == 0:
+            keep = f" Or keep to it, and expand {size // replicas} samples at a time."
+        error.add_note(
+            f"nit_snn: inside record() the batch has {rows} rows, {replicas} replicas of {size} "
+            f"samples. If {size} is written into your forward pass, take it from the input "
+            f"instead: x.shape[0].{keep} One replica asks for no more rows: a loss with a "
+            "derivative needs no others."
+        )
+        return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -233,5 +234,5 @@ def _form(losses: Tensor | None, replicas: int) -> object:
         node = nodes.popleft()
         if node is not None:
             names.append(node.name())
-            nodes.extend(following for following, _ in node.next_functions)
+            nodes.extend(map(itemgetter(0), node.next_functions[:_OPERATIONS]))
     return replicas, tuple(names)

@@ -119,6 +119,18 @@ def of_habit() -> None:
     )
 
 
+def of_surrogate() -> None:
+    """A gradient by autograd, while a learner is attached that has recorded nothing."""
+    warnings.warn(
+        "A gradient came from autograd, and no pass was recorded: it is the surrogate's, as "
+        "loss.backward() and snntorch.backprop.BPTT have it, and the learner has no part in it. "
+        "Run the network inside `with learner.record():`, and call learner.backward(losses). If "
+        "the surrogate is meant, attach the learner afterwards.",
+        MisuseWarning,
+        stacklevel=2,
+    )
+
+
 def of_foreign(found: Mapping[str, str]) -> None:
     """Derivatives of the user's own in front of noisy layers."""
     if found:

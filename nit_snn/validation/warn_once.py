@@ -31,9 +31,14 @@ class WarnOnce:
         warn.of_quantised(net)
         self._parameters = list(net.parameters())
         self._by_habit, self._autograd = False, Listener()
+        self._autograd.begin(self._parameters, self._of_surrogate)
         self._foreign: set[str] = set()
         self._learned = self._carried = self._alone = self._coupled = self._mixed = False
         self._silence = Silence()
+
+    def _of_surrogate(self) -> None:
+        self._by_habit = True
+        warn.of_surrogate()
 
     def census(self) -> Census | None:
         """What counts spikes in a pass that begins; None in most."""

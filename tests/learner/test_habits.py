@@ -163,3 +163,60 @@ def test_the_same_noise_within_a_closure() -> None:
     assert len(seen) >= 3
     before = closure()
     assert closure() == before
+
+
+class Written(nn.Module):
+    """Eight rows, and no others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(4, 3), snn.Leaky(beta=0.8)
+        swap_neurons(self, sigma=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem, total = torch.zeros(8, 3), torch.zeros(8, 3)
+        for _ in range(3):
+            spikes, mem = self.lif(self.fc(x.view(8, 4)), mem)
+            total = total + spikes
+        return total
+
+
+def test_a_batch_size_that_is_written_into_the_forward_pass() -> None:
+    """The error says what to do, and each way that it names works."""
+    net, x = Written(), torch.rand(8, 4)
+    learner = NITLearner(net, replicas=4, credit="none", seed=0)
+    with pytest.raises(RuntimeError) as caught, learner.record():
+        net(learner.expand(x))
+    (note,) = caught.value.__notes__
+    assert "32 rows, 4 replicas of 8 samples" in note and "expand 2 samples at a time" in note
+    for part in x.split(2):
+        with learner.record():
+            losses = net(learner.expand(part)).sum(1)
+        learner.backward(losses / 4)
+    learner.close()
+    assert net.fc.weight.grad.abs().sum() > 0
+    learner = NITLearner(net, seed=0)
+    with learner.record():
+        losses = net(learner.expand(x)).square().sum(1)
+    learner.backward(losses)
+
+
+def test_autograd_in_the_place_of_a_learner_is_told_once() -> None:
+    """A surrogate gradient, before anything was recorded; snnTorch's BPTT does the same."""
+    net = network()
+    learner = NITLearner(net, replicas=2, seed=0)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            learner.reset()
+            F.cross_entropy(net(torch.rand(5, 4)), torch.randint(3, (5,))).backward()
+    (only,) = [w for w in found if w.category is MisuseWarning]
+    assert "surrogate" in str(only.message) and "learner.record()" in str(only.message)
+    learner.close()
+    plain = NITLearner(network(), replicas=2, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MisuseWarning)
+        losses = recorded(plain.net, plain)
+        plain.backward(losses)
+        plain.reset()
+        plain.net(torch.rand(5, 4)).sum().backward()  # on purpose, by now
