@@ -275,6 +275,53 @@ class NoisyRSynaptic(NoisySnnTorch, snn.RSynaptic):
         return "its synaptic current is quantised" if self.state_quant else None
 
 
+class NoisySLSTM(NoisySnnTorch, snn.SLSTM):
+    """`snntorch.SLSTM` with Gaussian noise in the membrane that fires.
+
+    `h_t, c_t = LSTMCell(x_t, (u_{t-1}, c_{t-1}))`, `u_t = h_t - reset + sigma * eps_t`; the cell
+    state has no noise of its own, and is followed back through time. Not for `conditional=True`. A
+    credit alone leaves out what the gates owe to the membrane before. Shapes: current (N, inputs),
+    membrane (N, hidden).
+    """
+
+    syn: Tensor
+    spk: Tensor
+    lstm_cell: nn.LSTMCell
+    _states = ("syn", "mem")
+
+    def __init__(self, *args: Any, sigma: float | Tensor | None = None, **options: Any) -> None:
+        super(NoisySnnTorch, self).__init__(*args, **options)
+        self._init_noise(sigma, like=self.lstm_cell.weight_hh)
+
+    def _noisy_state(self, input_: Tensor) -> tuple[Tensor, Tensor]:
+        with self._memory():
+            current = self._hold(input_)
+        cells: list[Tensor] = []
+
+        def drift(mem: Tensor) -> Tensor:
+            hidden, cell = self.lstm_cell(current, (mem, self.syn))
+            cells.append(cell)
+            return hidden
+
+        membrane = self._charged(drift)
+        return cells[0], membrane
+
+    @property
+    def _carry(self) -> float | Tensor:
+        return 0.0
+
+    def why_not_pathwise(self) -> str | None:
+        return "an LSTM reads its membrane"
+
+    def why_biased(self) -> str | None:
+        return "its cell state is quantised" if self.state_quant else None
+
+    def detach_state(self) -> None:
+        super().detach_state()
+        if "spk" in vars(self):
+            self.spk = self.spk.detach()
+
+
 #: What `swap_neurons` puts in the place of each neuron of the framework.
 NOISY = {
     snn.Leaky: NoisyLeaky,
@@ -283,6 +330,7 @@ NOISY = {
     snn.Alpha: NoisyAlpha,
     snn.RLeaky: NoisyRLeaky,
     snn.RSynaptic: NoisyRSynaptic,
+    snn.SLSTM: NoisySLSTM,
 }
 
 #: Methods of the framework's neurons that a noisy one never calls, and where it does their work.

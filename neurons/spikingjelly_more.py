@@ -44,6 +44,17 @@ class _SimpleNode(_NoisyNode):
         return spike
 
 
+class NoisyHalfThresholdIFNode(_NoisyNode, sj.HalfThresholdIFNode):
+    """SpikingJelly's `HalfThresholdIFNode` with noise: a `NoisyIFNode` that starts half way up."""
+
+    def __init__(self, *args: Any, sigma: float | Tensor | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._init_noise(sigma)
+
+    def _charge(self, current: Tensor, membrane: Tensor) -> Tensor:
+        return if_charge(current, membrane)
+
+
 class NoisySimpleIFNode(_SimpleNode, sj.SimpleIFNode):
     """SpikingJelly's `SimpleIFNode` with Gaussian noise in its membrane, as `NoisyIFNode`."""
 
@@ -184,6 +195,7 @@ class NoisyCUBALIFNode(_NoisyNode, sj.CUBALIFNode):
 
 #: What `swap_neurons` puts in the place of each of these nodes.
 NOISY = {
+    sj.HalfThresholdIFNode: NoisyHalfThresholdIFNode,
     sj.SimpleIFNode: NoisySimpleIFNode,
     sj.SimpleLIFNode: NoisySimpleLIFNode,
     sj.QIFNode: NoisyQIFNode,

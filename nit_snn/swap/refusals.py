@@ -10,7 +10,6 @@ from torch import nn
 from ..neurons.registry import noisy_classes
 
 _SEQUENCE = "a whole sequence at once: no place for noise at a step"
-_LSTM = "its membrane is the output of an LSTM, which reads the membrane before"
 _TWO_WAYS = "it fires in two directions: three outcomes, not two"
 _ADAPTS = "a second state follows its noisy membrane"
 _TABLE = "it codes one number in several spikes of different height"
@@ -24,8 +23,7 @@ REASONS = {
     "LeakyParallel": "a whole sequence at once, by an RNN of torch: no place for noise at a step",
     "LinearLeaky": "a whole sequence at once, by a convolution: no place for noise at a step",
     "StateLeaky": "a whole sequence at once, by a convolution: no place for noise at a step",
-    "SLSTM": _LSTM,
-    "SConv2dLSTM": _LSTM,
+    "SConv2dLSTM": "its LSTM is a convolution: take SLSTM, or write its counterpart",
     "ActivationAwareIFNode": "its thresholds and offsets, a channel each, come from a conversion",
     "ComplementaryLIFNode": _ADAPTS,
     "DSRIFNode": _RATES,
@@ -35,7 +33,6 @@ REASONS = {
     "OutlierAwareThresholdNode": _TABLE,
     "FlexSN": "its equation is a function of yours",
     "GatedLIFNode": "its thresholds and gates are learned, a step of the sequence each",
-    "HalfThresholdIFNode": "its membrane starts half way to the threshold: it is for conversions",
     "ILCCUBALIFNode": _FED_BACK,
     "ILCIFNode": _FED_BACK,
     "ILCLIFNode": _FED_BACK,

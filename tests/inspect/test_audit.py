@@ -490,7 +490,7 @@ def test_an_unbiased_gradient_that_is_zero_is_unresolved() -> None:
 # ---- manners
 
 
-@pytest.mark.filterwarnings("ignore:No gradient will reach")
+@pytest.mark.filterwarnings("ignore:A gradient came from autograd")
 def test_the_network_is_left_as_it_was() -> None:
     net, (x, y) = Readout(), batch()
     swap_neurons(net, sigma=0.8)

@@ -18,12 +18,15 @@ NODES = {
     "simple IF, soft": lambda: neuron.SimpleIFNode(v_reset=None),
     "simple LIF": lambda: neuron.SimpleLIFNode(tau=2.0, decay_input=False),
     "simple LIF, decayed": lambda: neuron.SimpleLIFNode(tau=1.5, decay_input=True, v_reset=-0.2),
+    "half threshold IF": lambda: neuron.HalfThresholdIFNode(),
     "QIF": lambda: neuron.QIFNode(tau=1.5),
     "QIF, soft": lambda: neuron.QIFNode(tau=1.5, v_reset=None),
     "EIF": lambda: neuron.EIFNode(tau=1.5),
     "CUBA LIF": lambda: neuron.CUBALIFNode(),
     "CUBA LIF, soft": lambda: neuron.CUBALIFNode(v_reset=None, v_decay=0.5),
 }
+
+TESTED = ["simple LIF, decayed", "half threshold IF", "QIF", "EIF", "CUBA LIF"]
 
 
 class Net(nn.Module):
@@ -64,7 +67,9 @@ def test_without_noise_it_is_the_framework_s_own(kind: str, mode: str) -> None:
 
 
 @pytest.mark.montecarlo
-@pytest.mark.parametrize("kind", ["simple LIF, decayed", "QIF", "EIF", "CUBA LIF"])
+@pytest.mark.parametrize(
+    "kind", ["simple LIF, decayed", "half threshold IF", "QIF", "EIF", "CUBA LIF"]
+)
 def test_finite_differences(kind: str) -> None:
     """12 passes of 2,048 rows each; within 15% of a difference with 80,000 rows of common noise."""
     x = torch.linspace(-1, 1, 12).view(4, 3)
