@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -130,6 +132,7 @@ def train(
     chip: Chip, weights: list[np.ndarray], data: Data, epochs: int, args: argparse.Namespace
 ) -> list[np.ndarray]:
     """Trains in the loop; gradients of the rounded weights go to weights of full precision."""
+    torch.set_num_threads(1)
     loop, random = described(args.seed), np.random.default_rng(args.seed)
     held = [torch.tensor(w, requires_grad=True) for w in weights]
     optimizer = torch.optim.Adam(held, lr=args.rate)
@@ -183,22 +186,31 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     ]
     ideal, coarse = Chip(0.0, None, 0), Chip(0.0, args.bits, 0)
     first = train(ideal, start, data, args.epochs, args)
-    software = train(ideal, first, data, args.more_epochs, args)
-    coarser = train(coarse, first, data, args.more_epochs, args)
+    chips = [Chip(args.deviation, args.bits, 1000 + number) for number in range(args.chips)]
+    with ProcessPoolExecutor(args.processes) as pool:  # from here on each goes its own way
+        going = [
+            pool.submit(train, chip, first, data, args.more_epochs, args)
+            for chip in (ideal, coarse, *chips)
+        ]
+        software, coarser, *adapted = (each.result() for each in going)
     rows = []
-    for number in range(args.chips):
-        chip = Chip(args.deviation, args.bits, 1000 + number)
-        adapted = train(chip, first, data, args.more_epochs, args)
+    for number, (chip, own) in enumerate(zip(chips, adapted, strict=True)):
         row: dict[str, Any] = {
             "chip": number,
             "software": accuracy(ideal, software, judged),
             "copied": accuracy(chip, software, judged),
             "rounded": accuracy(chip, coarser, judged),
-            "loop": accuracy(chip, adapted, judged),
+            "loop": accuracy(chip, own, judged),
         }
         print(row, flush=True)
         rows.append(row)
     return rows
+
+
+def of_children() -> float:
+    """CPU seconds of the processes that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def recovered(rows: list[dict[str, Any]]) -> float:
@@ -233,13 +245,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=8, help="in software, before all else")
-    parser.add_argument("--more-epochs", type=int, default=6, help="in software or in the loop")
+    parser.add_argument("--more-epochs", type=int, default=10, help="in software or in the loop")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--rate", type=float, default=1e-2, help="learning rate")
     parser.add_argument("--spread", type=float, default=1.0, help="of the first weights")
     parser.add_argument("--deviation", type=float, default=0.2)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--chips", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1, help="chips at the same time")
     parser.add_argument("--recordings", type=int, default=2700, help="at most so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/mismatched_chip"))
@@ -254,7 +267,7 @@ def main() -> None:
         "options": {k: v for k, v in vars(args).items() if k != "output"},
         "rows": rows,
         "recovered": recovered(rows),
-        "cpu_seconds": round(time.process_time() - started, 1),
+        "cpu_seconds": round(time.process_time() - started + of_children(), 1),
         "versions": {name: version(name) for name in ("nit-snn", "torch", "numpy")},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {processor()}, 1 thread",
