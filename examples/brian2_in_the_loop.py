@@ -211,7 +211,7 @@ def in_the_loop(args: argparse.Namespace, data: Data) -> dict[str, Any]:
                 w.grad = gradient.weights
             optimizer.step()
             schedule.step()
-        print(f"Brian2, epoch {epoch + 1}: loss {float(losses.mean()):.2f}", flush=True)
+        print(f"Brian2, epoch {epoch + 1}: loss {float(losses.detach().mean()):.2f}", flush=True)
     random, right, count = np.random.default_rng(99), 0, 0
     for x, y in data.batches("test", len_of(brian), None):
         noise = [random.standard_normal((data.steps, len(y), n)) for n in sizes[1:]]
@@ -278,7 +278,7 @@ def twin(args: argparse.Namespace, data: Data) -> dict[str, Any]:
             learner.backward(losses)
             optimizer.step()
             schedule.step()
-        print(f"torch, epoch {epoch + 1}: loss {float(losses.mean()):.2f}", flush=True)
+        print(f"torch, epoch {epoch + 1}: loss {float(losses.detach().mean()):.2f}", flush=True)
     torch.manual_seed(99)
     right = count = 0
     with torch.no_grad():

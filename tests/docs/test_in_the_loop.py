@@ -24,3 +24,20 @@ def test_cartpole() -> None:
         solved = f"{sum(row['solved'] for row in own)} of {len(own)}"
         cells = (statistics.median(episodes), min(episodes), max(episodes), f"{steps:,}")
         assert f"| {method} | {solved} | {' | '.join(map(str, cells))} |" in PAGE
+
+
+def test_brian2_and_its_twin() -> None:
+    found = results("brian2_in_the_loop")
+    brian, twin = found["rows"]
+    assert f"| chance | {found['chance']:.1f} |" in PAGE
+    assert f"| Brian2, trained in the loop | {brian['test']:.1f} |" in PAGE
+    assert f"| torch, trained by `NITLearner` | {twin['test']:.1f} |" in PAGE
+    assert found["options"]["recordings"] == 2700 and found["options"]["epochs"] == 6
+    assert brian["of"] == twin["of"] == 300
+
+
+def test_nest() -> None:
+    found = results("nest_in_the_loop")
+    passes, last, rows = (found["options"][name] for name in ("passes", "last", "batch_size"))
+    said = f"After {passes} passes it classifies {found['test']:.1f}% of {last * rows} patterns"
+    assert f"{said}; chance is {found['chance']:.0f}%." in PAGE
