@@ -14,6 +14,7 @@ from nit_snn.dynamics.kernels.linear_gradient.op import linear_gradient
 from nit_snn.dynamics.kernels.linear_sign_gradient.op import linear_sign_gradient
 from nit_snn.dynamics.kernels.noisy_lif.op import noisy_lif
 from nit_snn.dynamics.kernels.sigma_gradient.op import sigma_gradient
+from nit_snn.dynamics.kernels.unpack_bits.op import unpack_bits
 from nit_snn.dynamics.kernels.weighted_score.op import weighted_score
 from nit_snn.recording import bits as spike_bits
 
@@ -50,7 +51,7 @@ class Case:
         prepare: Makes its arguments, and returns what launches it.
         moved: Bytes that it reads and writes at the least.
         streams: Whether these are most of its work, so that a copy is what it compares with.
-        drawn: Numbers that it draws.
+        drawn: Numbers that it draws, or makes of bits.
         flops: Of the product in it.
         popcounts: Of the product in it.
     """
@@ -95,6 +96,9 @@ def cases(size: Size, device: torch.device) -> list[Case]:
         moved = item * drawn + 4 * size.rows + 4 + 8
         prepare = partial(_weighted_score, size, dtype, device)
         found.append(Case("weighted_score", size, name, prepare, moved, streams=True, drawn=drawn))
+        moved = item * drawn + size.bits
+        prepare = partial(_unpack_bits, size, dtype, device)
+        found.append(Case("unpack_bits", size, name, prepare, moved, streams=True, drawn=drawn))
     moved = 4 * size.rows + 4 * size.inner + 8
     prepare = partial(_sigma_gradient, size, device)
     found.append(Case("sigma_gradient", size, "float32", prepare, moved, drawn=drawn))
@@ -153,6 +157,12 @@ def _weighted_score(size: Size, dtype: torch.dtype, device: torch.device) -> Cal
         first_step=0,
         dtype=dtype,
     )
+
+
+def _unpack_bits(size: Size, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    shape = (spike_bits.planes(size.steps), size.rows, size.inner)
+    bits = torch.randint(256, shape, dtype=torch.uint8, device=device)
+    return partial(unpack_bits, bits, 0, size.steps, dtype)
 
 
 def _sigma_gradient(size: Size, device: torch.device) -> Callable[[], object]:

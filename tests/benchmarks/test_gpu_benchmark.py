@@ -119,6 +119,7 @@ def test_every_kernel_is_measured_alone(finished: tuple[Any, Path, str]) -> None
         "noisy_lif",
         "weighted_score",
         "sigma_gradient",
+        "unpack_bits",
         "linear_gradient",
         "linear_sign_gradient",
     }
@@ -128,7 +129,7 @@ def test_every_kernel_is_measured_alone(finished: tuple[Any, Path, str]) -> None
         per_second = 1e3 / row["ms"]
         assert math.isclose(row["bytes_per_second"], row["bytes"] * per_second)
         assert math.isclose(row["numbers_per_second"], numbers * per_second)
-        streams = name in ("noisy_lif", "weighted_score")
+        streams = name in ("noisy_lif", "unpack_bits", "weighted_score")
         assert streams == (row["fraction_of_copy"] is not None)
         if streams:
             copied = row["bytes_per_second"] / row["copy_bytes_per_second"]
