@@ -29,7 +29,7 @@ from .memory_budget import MemoryBudget
 from .packed_spikes import BinarySpikes
 from .partial_reset import after_reset, partly_reset
 from .places import Left
-from .provenance import Seen, mark
+from .provenance import Seen, find, mark
 from .row_probe import RowProbe
 from .segment import Input, Segment
 from .spike_node import Ledger, NodeState, SpikeNode, collected_through
@@ -168,7 +168,9 @@ class Recorder:
         )
         layer.calls += steps
         if closed or not update.several:
-            fired = None if left is None or not rule.delayed else left.spikes
+            fired = None if left is None or not rule.delayed else left.fired
+            if fired is not None:  # zeros and ones, unless somebody wrote to them
+                fired = None if find(fired, BinarySpikes) is None else fired.detach()
             moved = executor.advance(segment, current, state if closed else None, fired)
         else:
             moved = one_by_one(layer, segment, update, state, lift)
