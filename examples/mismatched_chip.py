@@ -26,6 +26,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -187,12 +188,12 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     ideal, coarse = Chip(0.0, None, 0), Chip(0.0, args.bits, 0)
     first = train(ideal, start, data, args.epochs, args)
     chips = [Chip(args.deviation, args.bits, 1000 + number) for number in range(args.chips)]
-    with ProcessPoolExecutor(args.processes) as pool:  # from here on each goes its own way
-        going = [
-            pool.submit(train, chip, first, data, args.more_epochs, args)
-            for chip in (ideal, coarse, *chips)
-        ]
-        software, coarser, *adapted = (each.result() for each in going)
+    onto = partial(train, weights=first, data=data, epochs=args.more_epochs, args=args)
+    if args.processes > 1:  # from here on each goes its own way
+        with ProcessPoolExecutor(args.processes) as pool:
+            software, coarser, *adapted = pool.map(onto, (ideal, coarse, *chips))
+    else:
+        software, coarser, *adapted = map(onto, (ideal, coarse, *chips))
     rows = []
     for number, (chip, own) in enumerate(zip(chips, adapted, strict=True)):
         row: dict[str, Any] = {
@@ -235,7 +236,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         color="0.35",
         fontsize=9,
     )
-    axes.set(ylabel="test accuracy (%)", xlim=(-0.3, 2.3))
+    axes.set(ylabel="test accuracy (%)", xlim=(-0.3, 2.3), ylim=(None, level + 4))
     axes.set_xticks(range(len(WAYS)), list(WAYS.values()))
     axes.grid(alpha=0.3, axis="y")
     figure.savefig(path, dpi=150)

@@ -41,3 +41,13 @@ def test_nest() -> None:
     passes, last, rows = (found["options"][name] for name in ("passes", "last", "batch_size"))
     said = f"After {passes} passes it classifies {found['test']:.1f}% of {last * rows} patterns"
     assert f"{said}; chance is {found['chance']:.0f}%." in PAGE
+
+
+def test_chips_with_mismatch() -> None:
+    found = results("mismatched_chip")
+    for row in found["rows"]:
+        ways = (row[way] for way in ("software", "copied", "rounded", "loop"))
+        assert f"| {row['chip']} | {' | '.join(f'{way:.1f}' for way in ways)} |" in PAGE
+    assert found["recovered"] >= 0.9
+    assert f"recovers {100 * found['recovered']:.0f}% of what the copies lose" in PAGE
+    assert (found["options"]["epochs"], found["options"]["more_epochs"]) == (8, 10)
