@@ -31,7 +31,7 @@ def test_brian2_and_its_twin() -> None:
     brian, twin = found["rows"]
     assert f"| chance | {found['chance']:.1f} |" in PAGE
     assert f"| Brian2, trained in the loop | {brian['test']:.1f} |" in PAGE
-    assert f"| torch, trained by `NITLearner` | {twin['test']:.1f} |" in PAGE
+    assert f"| torch, trained with `NITLearner` | {twin['test']:.1f} |" in PAGE
     assert found["options"]["recordings"] == 2700 and found["options"]["epochs"] == 6
     assert brian["of"] == twin["of"] == 300
 
