@@ -50,4 +50,7 @@ def test_chips_with_mismatch() -> None:
         assert f"| {row['chip']} | {' | '.join(f'{way:.1f}' for way in ways)} |" in PAGE
     assert found["recovered"] >= 0.9
     assert f"recovers {100 * found['recovered']:.0f}% of what the copies lose" in PAGE
+    shorter = results("mismatched_chip_6")
+    assert shorter["options"]["more_epochs"] == 6
+    assert f"With 6 more epochs in the place of 10 it was {100 * shorter['recovered']:.0f}%" in PAGE
     assert (found["options"]["epochs"], found["options"]["more_epochs"]) == (8, 10)
