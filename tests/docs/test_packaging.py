@@ -194,6 +194,7 @@ def test_one_version_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert version("nit-snn") == project
     assert f"\nversion: {project}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{project}}}" in (ROOT / "README.md").read_text()
     assert re.search(rf"^## \[{re.escape(project)}\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
 
