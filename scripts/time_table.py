@@ -54,7 +54,7 @@ def comparison() -> str:
     for name in FILES:
         for task in read(name)["tasks"].values():
             data = task["data"] if task["unit"] else f"{task['data']} (less is better)"
-            peaks = [task["peaks"].get(method, {}).get("resident_mib") for method in METHODS]
+            peaks = [task["peaks"].get(method, {}).get("tensors_mib") for method in METHODS]
             cells = [
                 data,
                 task["network"],

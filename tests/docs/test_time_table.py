@@ -45,9 +45,7 @@ def test_a_table_of_made_up_numbers(
     (tmp_path / "timing_tasks.json").write_text(json.dumps({"tasks": {"one": task}}))
     monkeypatch.setattr(script, "RESULTS", tmp_path)
     row = script.comparison().splitlines()[-1]
-    assert row.startswith(
-        "| some | a-b | 90.0 | 91.0 | 92.0 | 93.0 | 0 / 10 / 20 / 30 | 24 / - / -"
-    )
+    assert row.startswith("| some | a-b | 90.0 | 91.0 | 92.0 | 93.0 | 0 / 10 / 20 / 30 | 9 / - / -")
     assert "| one | spikes | 7.25 | 7.25 |" in script.timing()
     assert script.steps().splitlines()[-1].startswith("| some | 4 / 4 / 4 / 4 | 1.00 | 24 / - ")
     assert script.memory().count("\n") == 1
