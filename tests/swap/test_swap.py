@@ -114,12 +114,21 @@ def test_reset_net_works_although_it_cached_the_modules_before_the_swap() -> Non
         (nn.Sequential(snn.LeakyParallel(2, 2)), r"0 \(LeakyParallel\)"),
         (nn.Sequential(snn.Leaky(beta=0.5), neuron.KLIFNode()), r"1 \(KLIFNode\)"),
         (nn.Sequential(layer.Linear(2, 2), PARALLEL), r"1 \((SlidingPSN|QIFNode)\)"),
-        (nn.Sequential(snn.Leaky(beta=0.5), snn.SLSTM(2, 2)), r"1 \(SLSTM\)"),
+        (nn.Sequential(snn.Leaky(beta=0.5), snn.SConv2dLSTM(1, 2, 3)), r"1 \(SConv2dLSTM\)"),
         (nn.Sequential(NoisyLeaky(beta=0.5)), r"0 \(NoisyLeaky\)"),
         (nn.Sequential(neuron.IFNode(), rnn.SpikingLSTM(2, 2, 1)), r"1 \(SpikingLSTM\)"),
         (nn.Sequential(neuron.IFNode(), surrogate.ATan()), r"1 \(ATan\)"),
     ],
-    ids=["none", "parallel", "klif", "psn", "slstm", "already", "rnn", "surrogate as a layer"],
+    ids=[
+        "none",
+        "parallel",
+        "klif",
+        "psn",
+        "sconv2dlstm",
+        "already",
+        "rnn",
+        "surrogate as a layer",
+    ],
 )
 def test_nothing_to_swap_is_an_error_that_lists_what_was_found(
     net: nn.Module, expected: str
