@@ -76,14 +76,12 @@ def estimates(
     return {name: torch.stack(values) for name, values in found.items()}
 
 
+@pytest.mark.full
 @pytest.mark.montecarlo
 @pytest.mark.parametrize(
     "options",
-    [
-        pytest.param({}, marks=pytest.mark.full, id="nit"),
-        pytest.param({"conditional": True}, id="conditional"),
-        pytest.param({"rule": "nit-s"}, marks=pytest.mark.full, id="nit-s"),
-    ],
+    [{}, {"conditional": True}, {"rule": "nit-s"}],
+    ids=["nit", "conditional", "nit-s"],
 )
 def test_it_lowers_the_variance_and_keeps_the_mean(options: dict[str, Any]) -> None:
     """500 estimates each. The variance of the layer that is read must fall by a third or more

@@ -73,7 +73,10 @@ def test_packets_cost_and_have_no_derivative(tasks: Any) -> None:
     assert not torch.autograd.grad(losses.sum(), out)[0][:, 10].any()
 
 
-@pytest.mark.parametrize("name", ["match", "trains", "latency", "energy"])
+LONGER = [pytest.param(n, marks=pytest.mark.full) for n in ("match", "trains", "latency")]
+
+
+@pytest.mark.parametrize("name", [*LONGER, "energy"])
 def test_a_brief_run(
     name: str, tasks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

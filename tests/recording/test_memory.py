@@ -242,7 +242,12 @@ def test_a_budget_is_kept_to(live_peak: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"credit": "layers"}, {"credit": "time"}, {"forward_only": True}]
+    "options",
+    [
+        {"credit": "layers"},
+        pytest.param({"credit": "time"}, marks=pytest.mark.full),
+        pytest.param({"forward_only": True}, marks=pytest.mark.full),
+    ],
 )
 def test_a_credit_alone_takes_two_bytes_for_each_spike(
     options: dict[str, Any], live_peak: Any, monkeypatch: pytest.MonkeyPatch
