@@ -3,7 +3,7 @@
     c = |e| R^T (R f + e / |e|),    R <- R - (R f + e / |e|) f^T / |f|^2
 
 e is the loss's derivative in the network's outputs, |e| its size over batches; f are a layer's
-spikes, summed over time, less their mean. The readout R learns to foretell -e, which way outputs
+spikes, summed over time, less their mean. The readout R learns to predict -e, which way outputs
 should go, by normalised least mean squares (Nagumo & Noda, 1967). c is the derivative of the same
 local loss in each spike: a layer learns to show what the outputs lack. Layers that the loss reads
 itself keep their exact derivative. Nothing is carried back through hidden layers or through time,
