@@ -17,7 +17,6 @@ import math
 import platform
 import sys
 import time
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from training import processor
+from training import installed, processor
 
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.datasets import load_spikes
@@ -314,7 +313,7 @@ def main() -> None:
         "options": {k: v for k, v in vars(args).items() if k != "output"},
         "chance": 10.0,
         "rows": rows,
-        "versions": {name: version(name) for name in packages},
+        "versions": installed(*packages),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {processor()}, 1 thread",
     }

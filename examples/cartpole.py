@@ -24,7 +24,6 @@ import platform
 import sys
 import time
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ import numpy as np
 import snntorch as snn
 import torch
 from torch import Tensor, nn
-from training import processor
+from training import installed, processor
 
 from nit_snn import NITLearner, swap_neurons
 from nit_snn.errors import CarriedStateWarning
@@ -232,7 +231,7 @@ def main() -> None:
         "command": " ".join(["python", *sys.argv]),
         "options": {k: v for k, v in vars(args).items() if k != "output"},
         "rows": rows,
-        "versions": {name: version(name) for name in packages},
+        "versions": installed(*packages),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {processor()}, 1 thread",
     }

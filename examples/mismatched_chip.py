@@ -27,7 +27,6 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
-from training import processor
+from training import installed, processor
 
 from nit_snn.datasets import load_spikes
 from nit_snn.dynamics.lif import Dynamics, Lif
@@ -269,7 +268,7 @@ def main() -> None:
         "rows": rows,
         "recovered": recovered(rows),
         "cpu_seconds": round(time.process_time() - started + of_children(), 1),
-        "versions": {name: version(name) for name in ("nit-snn", "torch", "numpy")},
+        "versions": installed("nit-snn", "torch", "numpy"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {processor()}, 1 thread",
     }

@@ -16,7 +16,6 @@ import math
 import platform
 import sys
 import time
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import nest
 import numpy as np
 import torch
 from torch.nn import functional as F
-from training import processor
+from training import installed, processor
 
 from nit_snn.dynamics.lif import Dynamics, Lif
 from nit_snn.loop import Layer, Loop, Observed
@@ -211,7 +210,7 @@ def main() -> None:
         "chance": 100.0 / SIZES[-1],
         **found,
         "cpu_seconds": round(time.process_time() - started, 1),
-        "versions": {n: version(n) for n in ("nit-snn", "torch", "numpy", "nest-simulator")},
+        "versions": installed("nit-snn", "torch", "numpy", "nest-simulator"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {processor()}, 1 thread",
     }
